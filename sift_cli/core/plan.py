@@ -1,0 +1,262 @@
+"""The transform plan: everything that will be done to a model, decided before anything is.
+
+A plan is made of a closed vocabulary of edits and holds no tensor, so it can be printed, stored, compared, and applied to
+meta tensors (``--dry-run``) and to real ones alike. Only :mod:`sift_cli.surgery` carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+SCHEMA = "sift.plan/1"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a model again: a source plug-in, a name that it knows, and the arguments it was built with.
+
+    ``Architecture("torchvision", "resnet18", {"num_classes": 10})`` is written ``torchvision:resnet18`` on the command
+    line.
+    """
+
+    source: str
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"source": self.source, "name": self.name, "kwargs": dict(self.kwargs)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Architecture:
+        source, name, kwargs = data["source"], data["name"], data.get("kwargs", {})
+        if not (isinstance(source, str) and isinstance(name, str) and isinstance(kwargs, dict)):
+            raise ValueError("an architecture is {source, name, kwargs}")
+        return cls(source, name, kwargs)
+
+
+@dataclass(frozen=True)
+class ResizeAxis:
+    """Grow one axis of a tensor. Old values stay in the leading block, what is new is 0 until something fills it."""
+
+    tensor: str
+    axis: int
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class SetAttribute:
+    """Set an integer attribute of a module that repeats a tensor's size (``in_channels``, ``groups``, …)."""
+
+    module: str
+    attribute: str
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class FillTensor:
+    """Fill a tensor from a distribution, in whole or where it grew.
+
+    Attributes:
+        tensor: Name of the tensor.
+        distribution: "normal" (a = mean, b = standard deviation), "uniform" (from a to b) or "constant" (a).
+        a, b: Parameters of the distribution.
+        grown_axis: None fills the whole tensor; an axis fills only the entries that the plan adds along it.
+        seed: Seed of the draw; 0 for "constant".
+    """
+
+    tensor: str
+    distribution: Literal["normal", "uniform", "constant"]
+    a: float
+    b: float = 0.0
+    grown_axis: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AttachMask:
+    """Give a tensor a mask with an exact number of kept weights; weights that are not kept become 0.
+
+    Attributes:
+        tensor: Name of the tensor.
+        nonzero: Number of kept weights, exact.
+        rule: "random" draws them uniformly without replacement; "block" keeps the leading block, the weights that the
+            tensor had before it grew.
+        seed: Seed of the draw; 0 for "block".
+    """
+
+    tensor: str
+    nonzero: int
+    rule: Literal["random", "block"]
+    seed: int = 0
+
+
+Edit = ResizeAxis | SetAttribute | FillTensor | AttachMask
+_EDITS: dict[str, type] = {
+    "resize_axis": ResizeAxis,
+    "set_attribute": SetAttribute,
+    "fill_tensor": FillTensor,
+    "attach_mask": AttachMask,
+}
+_NAMES = {cls: name for name, cls in _EDITS.items()}
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """What the plan predicts for one layer with a weight. MACs are for one forward pass of one sample.
+
+    Attributes:
+        name: Module path.
+        op: "conv" or "linear".
+        weight: Name of the weight tensor.
+        role: "sparse", "depthwise" (sparse by its own rule), "first", "last" (both dense by default) or "kept".
+        positions: Times each weight is used in a forward pass: output positions of a convolution, rows of a linear layer.
+        numel_before, numel_after: Weights of the dense tensor, before and after.
+        nonzero_after: Weights kept.
+    """
+
+    name: str
+    op: str
+    weight: str
+    role: str
+    positions: int
+    numel_before: int
+    numel_after: int
+    nonzero_after: int
+
+    @property
+    def macs_before(self) -> int:
+        return self.positions * self.numel_before
+
+    @property
+    def macs_after(self) -> int:
+        return self.positions * self.nonzero_after
+
+    @property
+    def density(self) -> float:
+        return self.nonzero_after / self.numel_after
+
+
+@dataclass(frozen=True)
+class TransformPlan:
+    """A decided transform.
+
+    Attributes:
+        kind: Transform plug-in that decided it ("wide").
+        sparsity: Nominal sparsity as the user wrote it, an exact fraction ("9/10").
+        options: What else was asked for (match, init, seed, multiple, only, keep), JSON values.
+        architecture: The model it is for.
+        input_shapes: Shapes of the example inputs, batch of one; MACs are counted at these.
+        edits: What surgery does, in order.
+        layers: Every layer that has MACs, with its predicted numbers.
+        promises: Names of the claims that verification has to measure.
+        notes: Sentences for the user (overheads, roundings).
+        other_macs: MACs in no layer's weight (attention products), before and after.
+    """
+
+    kind: str
+    sparsity: str
+    options: Mapping[str, Any]
+    architecture: Architecture
+    input_shapes: tuple[tuple[int, ...], ...]
+    edits: tuple[Edit, ...]
+    layers: tuple[PlannedLayer, ...]
+    promises: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    other_macs: tuple[int, int] = (0, 0)
+
+    @property
+    def macs_before(self) -> int:
+        return sum(layer.macs_before for layer in self.layers) + self.other_macs[0]
+
+    @property
+    def macs_after(self) -> int:
+        return sum(layer.macs_after for layer in self.layers) + self.other_macs[1]
+
+    @property
+    def sparse_layers(self) -> tuple[PlannedLayer, ...]:
+        masked = {edit.tensor for edit in self.edits if isinstance(edit, AttachMask)}
+        return tuple(layer for layer in self.layers if layer.weight in masked)
+
+    @property
+    def solved_sparsity(self) -> float | None:
+        """Share of weights masked over the uniformly sparse layers, or None where there are none."""
+        layers = [layer for layer in self.sparse_layers if layer.role == "sparse"]
+        total = sum(layer.numel_after for layer in layers)
+        return 1 - sum(layer.nonzero_after for layer in layers) / total if total else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "sparsity": self.sparsity,
+            "options": dict(self.options),
+            "architecture": self.architecture.to_json(),
+            "input_shapes": [list(shape) for shape in self.input_shapes],
+            "edits": [{"edit": _NAMES[type(edit)], **asdict(edit)} for edit in self.edits],
+            "layers": [asdict(layer) for layer in self.layers],
+            "promises": list(self.promises),
+            "notes": list(self.notes),
+            "other_macs": list(self.other_macs),
+            "predicted": {
+                "macs": {"before": self.macs_before, "after": self.macs_after},
+                "solved_sparsity": self.solved_sparsity,
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TransformPlan:
+        """Inverse of :meth:`to_json`; ``predicted`` is derived and ignored.
+
+        Raises:
+            ValueError: Another schema, an unknown edit, or fields that are missing, unknown or of the wrong type.
+        """
+        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+            raise ValueError(f"not a {SCHEMA} document")
+        try:
+            return cls(
+                kind=_typed(data["kind"], str),
+                sparsity=_typed(data["sparsity"], str),
+                options=dict(data["options"]),
+                architecture=Architecture.from_json(data["architecture"]),
+                input_shapes=tuple(tuple(_typed(n, int) for n in shape) for shape in data["input_shapes"]),
+                edits=tuple(_edit(item) for item in data["edits"]),
+                layers=tuple(_record(PlannedLayer, item) for item in data["layers"]),
+                promises=tuple(_typed(name, str) for name in data["promises"]),
+                notes=tuple(_typed(note, str) for note in data["notes"]),
+                other_macs=(_typed(data["other_macs"][0], int), _typed(data["other_macs"][1], int)),
+            )
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"not a {SCHEMA} document: {type(error).__name__} {error}") from None
+
+
+def _edit(item: Mapping[str, Any]) -> Edit:
+    values = dict(item)
+    name = values.pop("edit", None)
+    if name not in _EDITS:
+        raise ValueError(f"unknown edit {name!r} in the plan")
+    edit: Edit = _record(_EDITS[name], values)
+    return edit
+
+
+_JSON_TYPES = {"str": str, "int": int, "float": (int, float), "int | None": (int, type(None))}
+
+
+def _record(cls: type, values: Mapping[str, Any]) -> Any:
+    """``cls(**values)``, with each value's type checked against its annotation."""
+    for spec in fields(cls):
+        if spec.name in values:
+            _typed(values[spec.name], _JSON_TYPES.get(str(spec.type), str))
+    return cls(**values)
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{value!r} in the plan is not of type {kind}")
+    return value
