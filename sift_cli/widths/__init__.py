@@ -1,0 +1,15 @@
+"""From a module to its widths: which tensor axes and integer attributes must change together, and what each faces."""
+
+from sift_cli.widths.graph import Attribute, Axis, Face, LayerRole, WidthGraph, WidthGroup, trace_widths
+from sift_cli.widths.solve import solve_widths
+
+__all__ = [
+    "Attribute",
+    "Axis",
+    "Face",
+    "LayerRole",
+    "WidthGraph",
+    "WidthGroup",
+    "solve_widths",
+    "trace_widths",
+]

@@ -1,0 +1,332 @@
+"""The widths of a model: groups of axes that are one and the same number, how the groups relate, and what each faces.
+
+How it is decided which groups may scale. Let a group's *degree* be 1 if its size scales with the width factor and 0 if it
+stays. In every equation between sizes all terms must have the same degree, which propagates: a constant has degree 0, a
+product has the sum of its factors'. Degrees are fixed in this order, propagating each time: what a constant forces; the
+model's inputs and outputs (0); groups of a convolution (1 if it is depthwise, else 0); axes of parameters (1); whatever is
+left (0). What could not get the degree it should have is kept and said so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import sympy
+import torch
+from torch import nn
+
+from sift_cli.widths.env import Frame
+from sift_cli.widths.polynomial import Monomial, NotPolynomial, Polynomial, polynomial
+from sift_cli.widths.trace import Trace, slots, trace
+
+
+class Face(StrEnum):
+    """Why a group scales or stays."""
+
+    HIDDEN = "hidden"  # scales
+    INPUT = "input"
+    OUTPUT = "output"
+    LITERAL = "literal"  # a number in the model's code fixes it
+    COUNT = "count"  # a number of groups or heads: never a width
+    FREE = "free"  # no parameter depends on it
+
+
+class LayerRole(StrEnum):
+    """What a weight does in its model, by its place in the graph and not by its name."""
+
+    FIRST = "first"  # contracts the model's input
+    LAST = "last"  # its result reaches the output with no other contraction after it
+    DEPTHWISE = "depthwise"
+    GROUPED = "grouped"
+    HIDDEN = "hidden"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of one parameter or buffer."""
+
+    tensor: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One integer attribute of one module ("" is the model itself)."""
+
+    module: str
+    name: str
+
+
+@dataclass(frozen=True)
+class WidthGroup:
+    """Axes and attributes that are one number.
+
+    Attributes:
+        size: That number today.
+        scales: True if it grows with the width factor.
+        face: Why.
+        axes, attributes: Where it occurs.
+        frame: The line of the model that fixed it, for a LITERAL.
+    """
+
+    size: int
+    scales: bool
+    face: Face
+    axes: tuple[Axis, ...]
+    attributes: tuple[Attribute, ...]
+    frame: Frame | None = None
+
+
+@dataclass(frozen=True)
+class WidthGraph:
+    """All groups, the relations between those that scale, and every layer's role.
+
+    Attributes:
+        groups: In order of first occurrence in the model.
+        relations: Linear equations ``sum(coefficient * new_size(group)) == 0`` over groups that scale (a concatenation
+            gives one); each is a mapping from index in ``groups`` to coefficient.
+        roles: Weight name → role, for every convolution and linear weight that was used.
+        groups_of: Weight name → ``groups`` of its convolution (1 for linear).
+        not_understood: Sentences about what was met and could not be used.
+    """
+
+    groups: tuple[WidthGroup, ...]
+    relations: tuple[dict[int, int], ...]
+    roles: dict[str, LayerRole]
+    groups_of: dict[str, int]
+    not_understood: tuple[str, ...] = ()
+
+    @property
+    def literals(self) -> tuple[WidthGroup, ...]:
+        """Groups that should scale and cannot, because the model's code has their size as a number."""
+        return tuple(group for group in self.groups if group.face is Face.LITERAL and group.axes)
+
+
+class _Conflict(Exception):
+    """Two terms of one equation would have different degrees."""
+
+
+@dataclass
+class _System:
+    """Equations, the union-find over symbols that are equal, and the degrees decided so far."""
+
+    sizes: dict[sympy.Symbol, int]
+    equations: list[tuple[Polynomial, Frame]] = field(default_factory=list)
+    parent: dict[sympy.Symbol, sympy.Symbol] = field(default_factory=dict)
+    degree: dict[sympy.Symbol, int] = field(default_factory=dict)
+    face: dict[sympy.Symbol, tuple[Face, Frame | None]] = field(default_factory=dict)
+    quotients: dict[tuple[sympy.Expr, sympy.Expr], Polynomial] = field(default_factory=dict)
+    _by_symbol: dict[sympy.Symbol, list[int]] = field(default_factory=lambda: defaultdict(list))
+    _rank: dict[sympy.Symbol, int] = field(default_factory=dict)
+
+    def find(self, symbol: sympy.Symbol) -> sympy.Symbol:
+        while (up := self.parent.get(symbol, symbol)) is not symbol:
+            symbol = up
+        return symbol
+
+    def at_present(self, poly: Polynomial) -> int:
+        value = poly.substitute(self.sizes)
+        return value.get((), 0)
+
+    def quotient(self, numerator: sympy.Expr, denominator: sympy.Expr) -> Polynomial:
+        """``numerator // denominator`` as a new size q with numerator == q · denominator, where that is exact."""
+        key = (numerator, denominator)
+        if key not in self.quotients:
+            above, below = polynomial(numerator, self.quotient), polynomial(denominator, self.quotient)
+            value, rest = divmod(self.at_present(above), self.at_present(below))
+            if rest:
+                raise NotPolynomial(f"{numerator} // {denominator} is not exact")
+            if set(below) == {()} and all(coefficient % below[()] == 0 for coefficient in above.values()):
+                self.quotients[key] = Polynomial({m: coefficient // below[()] for m, coefficient in above.items()})
+            else:
+                symbol = sympy.Symbol(f"q{len(self.quotients)}", positive=True, integer=True)
+                self.sizes[symbol] = value
+                self.quotients[key] = Polynomial.of(symbol)
+                self.equations.append((above - self.quotients[key] * below, Frame("", 0, "")))
+        return self.quotients[key]
+
+    def close(self) -> None:
+        """Merge symbols that are equal, and keep the other equations once each."""
+        self._rank = {symbol: rank for rank, symbol in enumerate(self.sizes)}
+        pending = self.equations
+        while True:
+            merged = False
+            kept: dict[frozenset[tuple[Monomial, int]], tuple[Polynomial, Frame]] = {}
+            for poly, frame in pending:
+                poly = poly.substitute({s: self.find(s) for s in poly.symbols()}).reduced()
+                match sorted(poly.items(), key=lambda item: item[1]):
+                    case []:
+                        continue
+                    case [((a,), -1), ((b,), 1)]:
+                        first, second = sorted((a, b), key=self._rank.__getitem__)
+                        self.parent[second] = first
+                        merged = True
+                    case _:
+                        kept.setdefault(frozenset(poly.items()), (poly, frame))
+            pending = list(kept.values())
+            if not merged:
+                break
+        self.equations = pending
+        for index, (poly, _) in enumerate(self.equations):
+            for symbol in poly.symbols():
+                self._by_symbol[symbol].append(index)
+
+    def propagate(self, start: list[int], degree: dict[sympy.Symbol, int]) -> dict[sympy.Symbol, Frame]:
+        """Extend ``degree`` by what the equations force; returns the symbols it fixed, with the line that did."""
+        forced: dict[sympy.Symbol, Frame] = {}
+        work = list(start)
+        while work:
+            poly, frame = self.equations[work.pop()]
+            known: int | None = None
+            open_terms: list[tuple[list[sympy.Symbol], int]] = []
+            for monomial in poly:
+                unknown = [s for s in monomial if s not in degree]
+                partial = sum(degree[s] for s in monomial if s in degree)
+                if unknown:
+                    open_terms.append((unknown, partial))
+                elif known is None:
+                    known = partial
+                elif known != partial:
+                    raise _Conflict
+            if known is None:
+                continue
+            for unknown, partial in open_terms:
+                missing = known - partial
+                if missing < 0 or (missing > len(unknown)):
+                    raise _Conflict
+                if missing == 0 or missing == len(unknown):
+                    for symbol in unknown:
+                        value = 1 if missing else 0
+                        if degree.setdefault(symbol, value) != value:
+                            raise _Conflict
+                        forced[symbol] = frame
+                        work += self._by_symbol[symbol]
+        return forced
+
+    def decide(self, symbol: sympy.Symbol, value: int, face: Face) -> bool:
+        """Give ``symbol`` a degree, if the equations allow it."""
+        symbol = self.find(symbol)
+        if symbol in self.degree:
+            return self.degree[symbol] == value
+        trial = {**self.degree, symbol: value}
+        try:
+            forced = self.propagate(list(self._by_symbol[symbol]), trial)
+        except _Conflict:
+            return False
+        self.degree = trial
+        self.face[symbol] = (Face.HIDDEN if value else face, None)
+        for other, frame in forced.items():
+            self.face.setdefault(other, (Face.HIDDEN if trial[other] else face, frame))
+        return True
+
+
+def trace_widths(module: nn.Module, inputs: tuple[Any, ...]) -> WidthGraph:
+    """Find the widths of ``module``. It is not changed; meta tensors do.
+
+    Args:
+        module: The model, in eval mode.
+        inputs: Example inputs of the model's ``forward``, batch of one.
+
+    Raises:
+        UnsupportedOp: The forward pass cannot be followed on symbolic sizes.
+    """
+    traced = trace(module, inputs)
+    not_understood: list[str] = []
+    system = _System(dict(traced.sizes))
+    for equation in traced.env.equations.values():
+        try:
+            left = polynomial(equation.left, system.quotient)
+            right = polynomial(equation.right, system.quotient)
+        except NotPolynomial as reason:
+            not_understood.append(f"{equation.frame}: {reason}")
+            continue
+        system.equations.append((left - right, equation.frame))
+    system.close()
+    _decide_degrees(system, traced, module)
+    roles, groups_of = _roles(traced, module)
+    return _assemble(system, traced, roles, groups_of, not_understood)
+
+
+def _decide_degrees(system: _System, traced: Trace, module: nn.Module) -> None:
+    # The input is decided first so that what it reaches is told apart from what a literal fixes.
+    for symbol in traced.inputs:
+        system.decide(symbol, 0, Face.INPUT)
+    for symbol, frame in system.propagate(list(range(len(system.equations))), system.degree).items():
+        system.face.setdefault(symbol, (Face.HIDDEN if system.degree[symbol] else Face.LITERAL, frame))
+    for output in traced.outputs:
+        for size in output.shape:
+            if isinstance(size, torch.SymInt):
+                for symbol in polynomial(size.node.expr, system.quotient).symbols():
+                    system.decide(symbol, 0, Face.OUTPUT)
+    modules = dict(module.named_modules())
+    for (path, name), symbol in traced.attributes.items():
+        if name == "groups":
+            weight = getattr(modules[path], "weight", None)
+            depthwise = weight is not None and weight.dim() > 2 and weight.shape[1] == 1
+            if not (depthwise and system.decide(symbol, 1, Face.HIDDEN)):
+                system.decide(symbol, 0, Face.COUNT)
+    parameters = {name for name, _ in module.named_parameters()}
+    for (tensor, _), symbol in traced.axes.items():
+        if tensor in parameters and not system.decide(symbol, 1, Face.HIDDEN):
+            system.decide(symbol, 0, Face.LITERAL)
+    for symbol in system.sizes:
+        if not system.decide(symbol, 0, Face.FREE):
+            system.decide(symbol, 1, Face.FREE)
+
+
+def _roles(traced: Trace, module: nn.Module) -> tuple[dict[str, LayerRole], dict[str, int]]:
+    shapes = {slot.name: slot.tensor.shape for slot in slots(module)}
+    roles: dict[str, LayerRole] = {}
+    groups_of: dict[str, int] = {}
+    for site in traced.sites:
+        if "<input>" in site.feeds_on:
+            role = LayerRole.FIRST
+        elif site.weight in traced.output_feeds_on:
+            role = LayerRole.LAST
+        elif site.groups > 1:
+            role = LayerRole.DEPTHWISE if shapes[site.weight][1] == 1 else LayerRole.GROUPED
+        else:
+            role = LayerRole.HIDDEN
+        roles[site.weight] = role
+        groups_of[site.weight] = site.groups
+    return roles, groups_of
+
+
+def _assemble(
+    system: _System,
+    traced: Trace,
+    roles: dict[str, LayerRole],
+    groups_of: dict[str, int],
+    not_understood: list[str],
+) -> WidthGraph:
+    axes: dict[sympy.Symbol, list[Axis]] = defaultdict(list)
+    attributes: dict[sympy.Symbol, list[Attribute]] = defaultdict(list)
+    for (tensor, axis), symbol in traced.axes.items():
+        axes[system.find(symbol)].append(Axis(tensor, axis))
+    for (path, name), symbol in traced.attributes.items():
+        attributes[system.find(symbol)].append(Attribute(path, name))
+    index: dict[sympy.Symbol, int] = {}
+    groups: list[WidthGroup] = []
+    for symbol in system.sizes:
+        if system.find(symbol) is not symbol:
+            continue
+        face, frame = system.face.get(symbol, (Face.FREE, None))
+        scales = system.degree.get(symbol, 0) == 1
+        index[symbol] = len(groups)
+        groups.append(
+            WidthGroup(system.sizes[symbol], scales, face, tuple(axes[symbol]), tuple(attributes[symbol]), frame)
+        )
+    constants = {s: size for s, size in system.sizes.items() if system.degree.get(system.find(s)) != 1}
+    relations: list[dict[int, int]] = []
+    for poly, frame in system.equations:
+        linear = poly.substitute(constants)
+        if not linear:
+            continue
+        if any(len(monomial) != 1 for monomial in linear):
+            not_understood.append(f"{frame}: a product of widths")
+            continue
+        relations.append({index[monomial[0]]: coefficient for monomial, coefficient in linear.items()})
+    return WidthGraph(tuple(groups), tuple(relations), roles, groups_of, tuple(not_understood))

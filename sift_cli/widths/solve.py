@@ -1,0 +1,88 @@
+"""From a width factor to integers.
+
+Two ways. *Uniform*: with g the greatest common divisor of all sizes that scale, every size is multiplied by K/g for one
+integer K = floor(k·g). All ratios stay exact, so every relation holds by itself; for a ResNet g = 64 and K is the paper's
+``int(64·√(1/(1−s)))``: 90, 128, 202. *Free*: where g is small (MobileNetV2: 8) or a multiple is asked for, sizes that no
+relation ties are rounded one by one, equal sizes to equal sizes, and the others follow from the relations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+from sift_cli.errors import Infeasible
+from sift_cli.widths.graph import WidthGraph
+
+#: Below this divisor a single ratio is too coarse: with g = 2, k = 3.16 would become 3.
+MINIMUM_DIVISOR = 16
+
+
+def solve_widths(graph: WidthGraph, factor_squared: Fraction, *, multiple: int | None = None) -> dict[int, int]:
+    """New size of every group that scales, by its index in ``graph.groups``.
+
+    Args:
+        graph: The model's widths.
+        factor_squared: k², exact; 1/(1−s) for Sparse Wide.
+        multiple: Make widths that no relation ties a multiple of this, rounded to the nearest; None truncates, as the paper.
+
+    Raises:
+        Infeasible: The relations have no integer solution near the factor.
+    """
+    scaling = {index: group.size for index, group in enumerate(graph.groups) if group.scales}
+    divisor = math.gcd(*scaling.values()) if scaling else 0
+    if multiple is None and divisor >= MINIMUM_DIVISOR:
+        numerator = floor_times_sqrt(divisor, factor_squared)
+        return {index: size // divisor * numerator for index, size in scaling.items()}
+    expressed = _eliminate(graph, scaling)
+    step = multiple or 1
+    sizes = {
+        index: max(step, nearest_multiple(size, factor_squared, step) if multiple else floor_times_sqrt(size, factor_squared))
+        for index, size in scaling.items()
+        if index not in expressed
+    }
+    for index, terms in expressed.items():
+        value = sum((coefficient * sizes[other] for other, coefficient in terms.items()), Fraction(0))
+        if value.denominator != 1 or value < 1:
+            where = graph.groups[index].axes[0].tensor if graph.groups[index].axes else "an attribute"
+            raise Infeasible("wide", where, "a whole number of channels", f"{value}", hint="try another --multiple")
+        sizes[index] = int(value)
+    return sizes
+
+
+def floor_times_sqrt(size: int, squared: Fraction) -> int:
+    """``floor(size · √squared)``, exact."""
+    return math.isqrt(size * size * squared.numerator // squared.denominator)
+
+
+def nearest_multiple(size: int, squared: Fraction, multiple: int) -> int:
+    """The multiple of ``multiple`` nearest to ``size · √squared``, exact; halves go up."""
+    twice = Fraction(4 * size * size, multiple * multiple) * squared  # (2 · size · √squared / multiple)²
+    return (math.isqrt(twice.numerator // twice.denominator) + 1) // 2 * multiple
+
+
+def _eliminate(graph: WidthGraph, scaling: Mapping[int, int]) -> dict[int, dict[int, Fraction]]:
+    """Solve the relations for some groups in terms of the others (Gauss over fractions).
+
+    The group solved for is the largest one whose coefficient divides the rest, so that the others may be any integers.
+    """
+    expressed: dict[int, dict[int, Fraction]] = {}
+    for relation in sorted(graph.relations, key=len):
+        terms: dict[int, Fraction] = {}
+        for index, coefficient in relation.items():
+            for other, factor in expressed.get(index, {index: Fraction(1)}).items():
+                terms[other] = terms.get(other, Fraction(0)) + coefficient * factor
+        terms = {index: coefficient for index, coefficient in terms.items() if coefficient}
+        if not terms:
+            continue
+        whole = [i for i, c in terms.items() if all((other / c).denominator == 1 for other in terms.values())]
+        solved = max(whole or list(terms), key=lambda index: scaling[index])
+        divisor = -terms.pop(solved)
+        solution = {index: coefficient / divisor for index, coefficient in terms.items()}
+        for earlier in expressed.values():
+            if factor := earlier.pop(solved, None):
+                for index, coefficient in solution.items():
+                    earlier[index] = earlier.get(index, Fraction(0)) + factor * coefficient
+        expressed[solved] = solution
+    return expressed
