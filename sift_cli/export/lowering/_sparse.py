@@ -1,0 +1,34 @@
+"""A masked weight as the two initializers that sift's operators take."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from sift_cli.core.masks import Mask
+from sift_cli.sparsity.formats import bitmask
+
+DOMAIN = "sift"
+
+
+def sparse_inputs(graph: ir.Graph, weight: ir.Value, bias: ir.Value | None, mask: Mask) -> list[ir.Value]:
+    """``bitmask``, ``values`` and ``bias`` of the initializer ``weight``, registered in the graph beside it.
+
+    A missing bias becomes zeros: onnxruntime inlines a function more surely when none of its inputs is left out.
+    """
+    assert weight.name is not None and weight.const_value is not None
+    parts = bitmask.encode(np.asarray(weight.const_value.numpy()), mask)
+    return [
+        _constant(graph, f"{weight.name}.bitmask", parts["bitmask"]),
+        _constant(graph, f"{weight.name}.values", parts["values"]),
+        bias if bias is not None else _constant(graph, f"{weight.name}.bias", np.zeros(mask.shape[0], np.float32)),
+    ]
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    if name in graph.initializers:
+        return graph.initializers[name]  # a weight that several nodes share
+    tensor = ir.Tensor(array, name=name)
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(value)
+    return value

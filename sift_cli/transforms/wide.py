@@ -1,0 +1,266 @@
+"""Sparse Wide: multiply every hidden width by k = 1/√(1−s) and keep as many weights as the dense model had.
+
+Source: Thangarasa et al., "Sparse-IFT: Sparse Iso-FLOP Transformations for Maximizing Training Efficiency", section 3.
+The stem and the head see the outside on one side, so they grow by k and not by k²; they stay dense by default, as in the
+paper. What they cost more is taken from the sparse layers (``match="model"``), which makes the solved sparsity a little
+higher than the nominal one: .91475 instead of .9 for ResNet-18.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import nn
+
+from sift_cli.core.counts import FlopReport
+from sift_cli.core.plan import AttachMask, Edit, FillTensor, PlannedLayer, ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.errors import Infeasible, PlanError
+from sift_cli.flops import count_module
+from sift_cli.models import LoadedModel
+from sift_cli.surgery import apply_edits
+from sift_cli.transforms._budget import Cost, spend
+from sift_cli.transforms._init import preserve_fills, scratch_fills
+from sift_cli.transforms._options import TransformOptions
+from sift_cli.widths import Face, LayerRole, WidthGraph, solve_widths, trace_widths
+
+SUMMARY = "widths × 1/√(1−s), weights masked so that the MACs stay those of the dense model"
+
+
+def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
+    """The plan that makes ``model`` wide and sparse.
+
+    Raises:
+        PlanError: A width is fixed by a literal in the model's code, or an option does not fit the model.
+        Infeasible: The budget does not pay for the layers that stay dense.
+        UnsupportedOp: The model's forward pass cannot be traced.
+    """
+    meta = copy.deepcopy(model.module).to("meta")
+    inputs = tuple(tensor.to("meta") for tensor in model.inputs)
+    before = count_module(meta, inputs, counter="dispatch", nonzero={})
+    edits: list[Edit] = []
+    if options.sparsity:
+        graph = trace_widths(meta, inputs)
+        _check(graph, options)
+        sizes = solve_widths(graph, 1 / (1 - options.sparsity), multiple=options.multiple)
+        edits += _resizes(meta, graph, sizes)
+        wide, _ = apply_edits(meta, edits)
+        edits += _attributes(meta, wide, graph, sizes)
+        wide, _ = apply_edits(meta, edits)
+        after = count_module(wide, inputs, counter="dispatch", nonzero={})
+        layers = _layers(before, after, meta, wide, graph, options)
+        nonzero = _solve(layers, before, after, options)
+        fills = scratch_fills if options.init == "scratch" else preserve_fills
+        edits += fills(meta, wide, edits, {layers[n].weight: c for n, c in nonzero.items()}, options.seed)
+        rule = "random" if options.init == "scratch" else "block"
+        edits += [
+            AttachMask(layers[name].weight, count, rule, options.seed if rule == "random" else 0)
+            for name, count in nonzero.items()
+            if count < layers[name].after
+        ]
+    else:
+        after = before
+        layers = _layers(before, after, meta, meta, None, options)
+        nonzero = {}
+    planned = tuple(
+        PlannedLayer(
+            name, layer.op, layer.weight, layer.role, layer.positions, layer.before, layer.after,
+            nonzero.get(name, layer.after),
+        )  # fmt: skip
+        for name, layer in layers.items()
+    )
+    others = (before.dense - sum(p.macs_before for p in planned), _other_macs(after))
+    promises = ["iso_flop", "mask_cardinality", "io_shapes", "roundtrip"]
+    if options.init == "preserve" or not options.sparsity:
+        promises.append("same_function")
+    plan = TransformPlan(
+        kind="wide",
+        sparsity=str(options.sparsity),
+        options=options.to_json(),
+        architecture=model.architecture,
+        input_shapes=tuple(tuple(tensor.shape) for tensor in model.inputs),
+        edits=tuple(edits),
+        layers=planned,
+        promises=tuple(promises),
+        notes=tuple(_notes(planned, others, options)),
+        other_macs=others,
+    )
+    if options.match == "model" and plan.macs_after > plan.macs_before:
+        raise Infeasible(
+            "wide", "the model", f"at most {plan.macs_before:,} MACs", f"{plan.macs_after:,}",
+            hint="let more layers be sparse (--keep, --only), or use --match layer",
+        )  # fmt: skip
+    return plan
+
+
+@dataclass(frozen=True)
+class _Layer:
+    op: str
+    weight: str
+    role: str
+    positions: int
+    before: int
+    after: int
+
+
+def _check(graph: WidthGraph, options: TransformOptions) -> None:
+    for group in graph.literals:
+        where = ", ".join(f"{axis.tensor} axis {axis.axis}" for axis in group.axes[:2])
+        raise PlanError(
+            f"cannot widen {where} ({group.size}): it is fixed by a literal at {group.frame}",
+            hint="compute the size from the tensor there (x.flatten(1) instead of x.view(-1, 400))",
+        )
+    if options.init == "preserve":
+        grouped = [name for name, role in graph.roles.items() if role is LayerRole.GROUPED]
+        if grouped:
+            raise PlanError(
+                f"--init preserve does not cover grouped convolutions, and {grouped[0]} is one",
+                hint="use --init scratch",
+            )
+        if any(len(relation) > 2 for relation in graph.relations):
+            raise PlanError(
+                "--init preserve does not cover models that concatenate or split channels", hint="use --init scratch"
+            )
+
+
+def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> Iterator[ResizeAxis]:
+    filled_by_type = {
+        f"{path}.{key}" if path else key
+        for path, child in module.named_modules()
+        if isinstance(child, nn.modules.batchnorm._NormBase)
+        for key in child._buffers
+    }
+    buffers = {name for name, _ in module.named_buffers()}
+    for index, new in sizes.items():
+        group = graph.groups[index]
+        for axis in group.axes:
+            if axis.tensor in buffers and axis.tensor not in filled_by_type:
+                raise PlanError(
+                    f"cannot widen the buffer {axis.tensor}: how its values follow from its size is not known",
+                    hint="choose a variant of the model without it",
+                )
+            if new != group.size:
+                yield ResizeAxis(axis.tensor, axis.axis, group.size, new)
+
+
+def _attributes(
+    module: nn.Module, wide: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]
+) -> Iterator[SetAttribute]:
+    """Attributes that the forward pass uses, and those that only repeat a size for people and tools."""
+    changed: dict[tuple[str, str], int] = {
+        (attribute.module, attribute.name): new
+        for index, new in sizes.items()
+        for attribute in graph.groups[index].attributes
+        if graph.groups[index].face is not Face.FREE
+    }
+    for path, child in wide.named_modules():
+        weight = child._parameters.get("weight")
+        if weight is None:
+            continue
+        match child:
+            case nn.modules.conv._ConvNd(transposed=False):
+                groups = changed.get((path, "groups"), child.groups)
+                changed[path, "out_channels"] = weight.shape[0]
+                changed[path, "in_channels"] = weight.shape[1] * groups
+            case nn.Linear():
+                changed[path, "out_features"], changed[path, "in_features"] = weight.shape
+            case nn.modules.batchnorm._NormBase():
+                changed[path, "num_features"] = weight.shape[0]
+            case nn.GroupNorm():
+                changed[path, "num_channels"] = weight.shape[0]
+    for (path, name), new in changed.items():
+        old = getattr(module.get_submodule(path), name)
+        if old != new:
+            yield SetAttribute(path, name, old, new)
+
+
+def _layers(
+    before: FlopReport,
+    after: FlopReport,
+    module: nn.Module,
+    wide: nn.Module,
+    graph: WidthGraph | None,
+    options: TransformOptions,
+) -> dict[str, _Layer]:
+    """Layers with a weight by name, with role and cost. A weight that is used several times is one layer."""
+    old, new = dict(module.named_parameters()), dict(wide.named_parameters())
+    positions: dict[str, int] = {}
+    first: dict[str, tuple[str, str]] = {}
+    for count in after.layers:
+        if count.weight is not None and count.weight in new:
+            positions[count.weight] = positions.get(count.weight, 0) + count.dense // new[count.weight].numel()
+            first.setdefault(count.weight, (count.name, count.op))
+    layers: dict[str, _Layer] = {}
+    for weight, (name, op) in first.items():
+        selected = options.selects(name)
+        role = graph.roles.get(weight, LayerRole.HIDDEN) if graph is not None else LayerRole.HIDDEN
+        if selected is False:
+            named = "kept"
+        elif selected is None and role in (LayerRole.FIRST, LayerRole.LAST):
+            named = role.value
+        else:
+            named = "depthwise" if role is LayerRole.DEPTHWISE else "sparse"
+        layers[name] = _Layer(op, weight, named, positions[weight], old[weight].numel(), new[weight].numel())
+    for glob in (*options.only, *options.keep):
+        if not any(TransformOptions(options.sparsity, keep=(glob,)).selects(name) is False for name in layers):
+            raise PlanError(f"no layer matches {glob!r}", hint=f"layer names look like {next(iter(layers), '')!r}")
+    return layers
+
+
+def _solve(
+    layers: Mapping[str, _Layer], before: FlopReport, after: FlopReport, options: TransformOptions
+) -> dict[str, int]:
+    """Nonzeros by layer name, for the layers that become sparse."""
+    if options.init == "preserve":
+        # Only the original weights, all of them, compute the original function. Where the total has to match, that leaves
+        # nothing for new weights anywhere, so stem and head keep to their block as well.
+        blocked = ("sparse", "depthwise") + (("first", "last") if options.match == "model" else ())
+        return {name: layer.before for name, layer in layers.items() if layer.role in blocked}
+    # A depthwise layer grows by k and not by k² (section 7.3 of the paper's setting cannot hold in one block with its
+    # neighbours), so its own iso-FLOP sparsity is 1 − 1/k: as many weights as before.
+    fixed = {name: layer.before for name, layer in layers.items() if layer.role == "depthwise"}
+    sparse = {name: layer for name, layer in layers.items() if layer.role == "sparse"}
+    if not sparse:
+        raise PlanError("no layer is left to be sparse", hint="loosen --only or --keep")
+    if options.match == "layer":
+        return {name: layer.before for name, layer in sparse.items()} | fixed
+    dense = sum(
+        layer.positions * fixed.get(name, layer.after) for name, layer in layers.items() if name not in sparse
+    ) + _other_macs(after)
+    costs = {name: Cost(layer.after, layer.positions) for name, layer in sparse.items()}
+    solved = spend(before.dense - dense, costs, transform="wide") | fixed
+    return {name: solved[name] for name in layers if name in solved}
+
+
+def _other_macs(report: FlopReport) -> int:
+    """MACs of operators without a weight."""
+    return sum(layer.dense for layer in report.layers if layer.weight is None)
+
+
+def _notes(
+    layers: tuple[PlannedLayer, ...], others: tuple[int, int], options: TransformOptions
+) -> Iterator[str]:
+    if not options.sparsity:
+        yield "sparsity 0 changes nothing"
+        return
+    if options.match == "layer":
+        before = sum(layer.macs_before for layer in layers) + others[0]
+        after = sum(layer.macs_after for layer in layers) + others[1]
+        if after != before:
+            dense = [layer for layer in layers if layer.macs_after != layer.macs_before]
+            causes = [f"{layer.name} {layer.macs_after - layer.macs_before:+,}" for layer in dense]
+            if others[0] != others[1]:
+                causes.append(f"products without a weight {others[1] - others[0]:+,}")
+            yield (
+                f"every sparse layer keeps its MACs, the model has {Fraction(after, before) - 1:+.2%} in total: "
+                + ", ".join(causes)
+            )
+    if options.init == "scratch":
+        yield "weights are drawn anew (--init scratch); --init preserve starts from the function of the given ones"
+    else:
+        yield (
+            "every kept weight is an original one, so new channels take part once dynamic sparse training grows "
+            "connections to them"
+        )
