@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import pkgutil
 from types import ModuleType
 
@@ -15,12 +16,12 @@ def discover(package: str) -> dict[str, ModuleType]:
     A name that begins with an underscore is not a plug-in. Importing is the only registration there is, so adding a
     file is all it takes to add a plug-in.
     """
-    folder = importlib.import_module(package)
-    return {name: importlib.import_module(f"{package}.{name}") for name in names(folder.__name__)}
+    return {name: importlib.import_module(f"{package}.{name}") for name in names(package)}
 
 
 @functools.cache
 def names(package: str) -> tuple[str, ...]:
-    """The plug-ins' names alone, without importing them (for help texts and completion)."""
-    folder = importlib.import_module(package)
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_")))
+    """The plug-ins' names alone, without importing them or their package (for help texts and completion)."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations if spec is not None else None) or ()
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")))

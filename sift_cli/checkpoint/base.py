@@ -6,12 +6,16 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sift_cli.core.masks import Mask
 from sift_cli.core.tensors import TensorSpec
 from sift_cli.errors import MissingTensor
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Checkpoint(ABC):
@@ -24,31 +28,51 @@ class Checkpoint(ABC):
         format: Name of the reader that opened it.
         tensors: Every tensor by name, in the file's order.
         metadata: The file's own key-value strings.
+        wrapper: Where in the file the tensors were found ("state_dict", "model.ema"), or None for its top level.
+        prefix: What a :func:`~sift_cli.checkpoint.prefixes.stripped` view has taken off every name.
+        ignored: Entries of the file that are no tensors (an optimiser's state, an epoch, a traced constant).
+        module: The live module, where a pickle was allowed to make one.
     """
 
     path: Path
     format: str
     tensors: Mapping[str, TensorSpec]
     metadata: Mapping[str, str]
+    wrapper: str | None = None
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+    module: nn.Module | None = None
 
     @abstractmethod
     def _read(self, name: str) -> np.ndarray: ...
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor ``name``, dense, as a numpy array (ml_dtypes for bfloat16 and float8).
+        """The tensor ``name``, dense, as a new numpy array (ml_dtypes for bfloat16 and float8).
 
         Raises:
             MissingTensor: There is none of that name.
             Malformed: Its bytes do not decode.
         """
-        if name not in self.tensors:
-            close = difflib.get_close_matches(name, self.tensors, n=1)
-            raise MissingTensor(self.path, name, close[0] if close else None)
+        self._require(name)
         return self._read(name)
 
     def mask(self, name: str) -> Mask | None:
-        """The stored mask of ``name``, or None where it is stored dense."""
+        """The stored mask of ``name``, or None where it is stored dense.
+
+        Raises:
+            MissingTensor: There is none of that name.
+            Malformed: Its bytes do not decode.
+        """
+        self._require(name)
+        return self._mask(name)
+
+    def _mask(self, name: str) -> Mask | None:
         return None
+
+    def _require(self, name: str) -> None:
+        if name not in self.tensors:
+            close = difflib.get_close_matches(name, self.tensors, n=1)
+            raise MissingTensor(self.path, name, close[0] if close else None)
 
     def close(self) -> None:
         """Release the file."""

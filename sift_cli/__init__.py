@@ -1,0 +1,73 @@
+"""sift: sparse models at the compute of dense ones.
+
+>>> import sift_cli
+>>> sift_cli.transform("resnet18.pt", "r18w90.safetensors", kind="wide", sparsity="0.9")
+>>> model = sift_cli.load("r18w90.safetensors")       # an nn.Module, masked weights exactly 0
+>>> sift_cli.masks(model)["layer1.0.conv1.weight"]    # a bool tensor
+>>> session = sift_cli.session("r18w90.onnx")         # onnxruntime with sift's sparse kernels
+
+Names are imported when they are first used, so that ``import sift_cli`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sift_cli.api import densify as densify
+    from sift_cli.api import export as export
+    from sift_cli.api import flops as flops
+    from sift_cli.api import inspect as inspect
+    from sift_cli.api import load as load
+    from sift_cli.api import plan as plan
+    from sift_cli.api import transform as transform
+    from sift_cli.errors import SiftError as SiftError
+    from sift_cli.runtime import library_path as library_path
+    from sift_cli.runtime import session as session
+    from sift_cli.surgery import apply_masks as apply_masks
+    from sift_cli.surgery import masks_of as masks
+
+_HOMES = {
+    "SiftError": ("errors", "SiftError"),
+    "apply_masks": ("surgery", "apply_masks"),
+    "densify": ("api", "densify"),
+    "export": ("api", "export"),
+    "flops": ("api", "flops"),
+    "inspect": ("api", "inspect"),
+    "library_path": ("runtime", "library_path"),
+    "load": ("api", "load"),
+    "masks": ("surgery", "masks_of"),
+    "plan": ("api", "plan"),
+    "session": ("runtime", "session"),
+    "transform": ("api", "transform"),
+}
+
+__all__ = [
+    "SiftError",
+    "__version__",
+    "apply_masks",
+    "densify",
+    "export",
+    "flops",
+    "inspect",
+    "library_path",
+    "load",
+    "masks",
+    "plan",
+    "session",
+    "transform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, attribute = _HOMES[name]
+    return getattr(importlib.import_module(f"{__name__}.{home}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,453 @@
+"""What the command line does, as functions. Each command is one call of one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sift_cli.core.certificate import Certificate
+from sift_cli.core.counts import FlopReport
+from sift_cli.core.files import atomic, check_writable
+from sift_cli.core.plan import TransformPlan
+from sift_cli.core.sparsity import parse_sparsity
+from sift_cli.errors import ExportError, ModelError, PlanError, VerificationFailed
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    import numpy as np
+    from torch import nn
+
+    from sift_cli.checkpoint.report import InspectReport
+    from sift_cli.models import LoadedModel
+    from sift_cli.runtime import KernelReport
+    from sift_cli.surgery import TransformedModel
+
+ExportFormat = Literal["onnx", "safetensors"]
+Convention = Literal["macs", "official"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written, verified and read back.
+
+    Attributes:
+        path: The file.
+        certificate: What was measured on it.
+        plan: The plan of the model in it, or None for a model that was not transformed.
+    """
+
+    path: Path
+    certificate: Certificate
+    plan: TransformPlan | None
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+
+def load(path: str | Path, *, arch: str | None = None, allow_pickle: bool = False) -> nn.Module:
+    """A model from a file: one that sift wrote, with its masks attached, or any checkpoint whose architecture is known.
+
+    Args:
+        path: Artifact, state_dict, safetensors, TorchScript, ….
+        arch: Architecture of a plain checkpoint; for an artifact, the user's own callable it was made from.
+        allow_pickle: Load pickles that run code.
+
+    Raises:
+        CheckpointError, ModelError: It cannot be read, or no model can be made of it.
+    """
+    return _open(path, arch=arch, allow_pickle=allow_pickle).module
+
+
+def inspect(path: str | Path, *, nonzeros: bool | None = None, allow_pickle: bool = False) -> InspectReport:
+    """What is in a file: tensors, shapes, sparsity, masks, architecture, plan and certificate.
+
+    Args:
+        path: Any checkpoint or ONNX model.
+        nonzeros: Count the zeros of dense tensors, which reads all of them; None counts in files of at most 512 MB.
+        allow_pickle: Load pickles that run code.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    from sift_cli.checkpoint import open_checkpoint, report
+    from sift_cli.models import architecture_of
+
+    found = report.inspect(Path(path), nonzeros=nonzeros, allow_pickle=allow_pickle)
+    if found.architecture is None and found.format != "onnx":
+        with open_checkpoint(Path(path), allow_pickle=allow_pickle) as checkpoint:
+            found = replace(found, architecture=architecture_of(checkpoint))
+    return found
+
+
+def flops(
+    source: str | Path,
+    *,
+    count: Convention = "macs",
+    counter: Literal["fvcore", "dispatch"] = "fvcore",
+    arch: str | None = None,
+    allow_pickle: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> FlopReport:
+    """MACs of a model for one forward pass of one sample, dense and by nonzeros.
+
+    Args:
+        source: ONNX file, artifact, checkpoint, or an architecture such as ``torchvision:resnet18``.
+        count: "macs" counts convolutions, linear layers and attention products; "official" follows the profiler of the
+            Sparse-IFT authors.
+        counter: What counts a torch model. "fvcore" is checked against "dispatch".
+        arch, allow_pickle: As in :func:`load`.
+        input_shape: Shape of the input, batch included.
+        dims: Sizes of an ONNX model's symbolic dimensions other than the batch.
+
+    Raises:
+        CheckpointError, ModelError: It cannot be read or traced.
+        VerificationFailed: The two counters disagree.
+    """
+    from sift_cli.flops import count_official, count_onnx, cross_check
+
+    if _is_onnx(source):
+        if count == "official":
+            raise ModelError("--count official is defined for torch models", hint="give the checkpoint, not the ONNX file")
+        return count_onnx(Path(source), dims=dims)
+    model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
+    nonzero = _nonzero(model)
+    if count == "official":
+        return count_official(model.module, model.inputs, nonzero=nonzero)
+    by_fvcore, by_dispatch = cross_check(model.module, model.inputs, nonzero=nonzero)
+    return by_fvcore if counter == "fvcore" else by_dispatch
+
+
+def plan(
+    source: str | Path | LoadedModel,
+    *,
+    kind: str = "wide",
+    sparsity: str | float | Fraction,
+    match: Literal["model", "layer"] = "model",
+    init: Literal["scratch", "preserve"] = "scratch",
+    seed: int = 0,
+    multiple: int | None = None,
+    only: tuple[str, ...] = (),
+    keep: tuple[str, ...] = (),
+    arch: str | None = None,
+    allow_pickle: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+) -> TransformPlan:
+    """Decide a transform without reading a weight: the dry run.
+
+    Args:
+        source: Checkpoint file, architecture such as ``torchvision:resnet18``, or a loaded model.
+        kind: The transform.
+        sparsity: Nominal sparsity in [0, 1); a string is read exactly.
+        match, init, seed, multiple, only, keep: See :class:`sift_cli.transforms.TransformOptions`.
+        arch, allow_pickle, input_shape: See :func:`sift_cli.models.load`.
+
+    Raises:
+        PlanError: The transform does not exist on this model.
+    """
+    from sift_cli.transforms import TransformOptions, decide
+
+    options = TransformOptions(parse_sparsity(sparsity), match, init, seed, multiple, tuple(only), tuple(keep))
+    if isinstance(source, str | Path):
+        from sift_cli.models import load as load_model
+
+        source = load_model(
+            source, arch=arch, allow_pickle=allow_pickle, seed=seed, input_shape=input_shape, weights=False
+        )
+    return decide(kind, source, options)
+
+
+def transform(
+    source: str | Path,
+    output: str | Path,
+    *,
+    decided: TransformPlan | None = None,
+    force: bool = False,
+    arch: str | None = None,
+    allow_pickle: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Written:
+    """Transform a model, write it, read it back and measure everything that was promised.
+
+    Args:
+        source: Checkpoint file, or an architecture to start from with seeded weights.
+        output: The artifact to write, one safetensors file.
+        decided: Carry out this plan instead of deciding one.
+        force: Replace a file that exists.
+        arch, allow_pickle, input_shape: See :func:`sift_cli.models.load`.
+        seed: Seed of weights and masks.
+        options: The other arguments of :func:`plan`.
+
+    Raises:
+        PlanError: The transform does not exist on this model, or ``decided`` is for another model.
+        VerificationFailed: A promise does not hold on the file; there is no file then.
+        OutputError: The file cannot be written.
+    """
+    from sift_cli import models, surgery
+    from sift_cli.export import artifact
+    from sift_cli.verify import Evidence, certify
+    from sift_cli.verify.checks import roundtrip
+
+    output = Path(output)
+    check_writable(output, force=force)
+    model = models.load(source, arch=arch, allow_pickle=allow_pickle, seed=seed, input_shape=input_shape)
+    if decided is None:
+        decided = plan(model, seed=seed, **options)
+    elif (decided.architecture, decided.input_shapes) != (
+        model.architecture,
+        tuple(tuple(tensor.shape) for tensor in model.inputs),
+    ):
+        raise PlanError(f"the plan is for {decided.architecture}, and {source} is {model.architecture}")
+    callable_name = decided.architecture.name if decided.architecture.source == "factory" else None
+    written = surgery.transform(model, decided)
+    with atomic(output, force=force) as temporary:
+        artifact.save(written, temporary)
+        read = artifact.load(temporary, arch=callable_name)
+        certificate = certify(Evidence(model, written, read))
+        # The certificate goes into the file it is about. That changes the header and not a byte of the tensors, which the
+        # last look makes sure of.
+        artifact.save(replace(written, certificate=certificate), temporary)
+        final = artifact.load(temporary, arch=callable_name)
+        if final.certificate != certificate or not all(c.held for c in roundtrip.measure(Evidence(model, read, final))):
+            raise VerificationFailed("the file changed when its certificate was written into it", certificate)
+    return Written(output, certificate, decided)
+
+
+def export(
+    source: str | Path,
+    output: str | Path,
+    *,
+    format: ExportFormat | None = None,
+    opset: int | None = None,
+    force: bool = False,
+    arch: str | None = None,
+    allow_pickle: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+) -> Written:
+    """Write a model as ONNX, with sift's operators for masked layers, or as a safetensors artifact.
+
+    Args:
+        source: Artifact; for ONNX any checkpoint or architecture too.
+        output: The file to write.
+        format: "onnx" or "safetensors"; None takes it from the suffix of ``output``.
+        opset: Version of the standard ONNX operators; None for the newest that all supported onnxruntimes load.
+        force, arch, allow_pickle, input_shape: As in :func:`transform`.
+
+    Raises:
+        ExportError: The model cannot be written in this format.
+        VerificationFailed: The file computes something else than the model; there is no file then.
+    """
+    from sift_cli.export.onnx import OPSET
+
+    output = Path(output)
+    format = format or _format_of(output)
+    check_writable(output, force=force)
+    model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
+    if format == "onnx":
+        from sift_cli.verify.onnx_export import write_onnx
+
+        with atomic(output, force=force) as temporary:
+            certificate = write_onnx(model, temporary, opset=opset or OPSET)
+    else:
+        if opset is not None:
+            raise ExportError("--opset is for --format onnx")
+        model = _artifact(model, source)
+        with atomic(output, force=force) as temporary:
+            certificate = _rewrite(model, temporary)
+    return Written(output, certificate, getattr(model, "plan", None))
+
+
+def densify(
+    source: str | Path, output: str | Path, *, force: bool = False, arch: str | None = None
+) -> Written:
+    """Drop the masks of an artifact and keep the zeros: a plain dense model, ready for dense fine-tuning.
+
+    The tensors are identical to the bit. A ``.safetensors`` keeps the plan in its metadata and can be loaded by
+    :func:`load`; any other suffix is a state_dict written by ``torch.save``.
+
+    Raises:
+        ModelError: ``source`` is no artifact.
+    """
+    from sift_cli.export.artifact import densified, load_state_dict, save_state_dict
+    from sift_cli.verify.rewritten import certify_rewritten
+
+    output = Path(output)
+    check_writable(output, force=force)
+    model = _artifact(_open(source, arch=arch), source)
+    dense = densified(model)
+    with atomic(output, force=force) as temporary:
+        if output.suffix == ".safetensors":
+            certificate = _rewrite(dense, temporary)
+        else:
+            save_state_dict(dense, temporary)
+            certificate = certify_rewritten(dense, load_state_dict(temporary), dense.masks)
+    return Written(output, certificate, dense.plan)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an ONNX model.
+
+    Attributes:
+        outputs: Arrays by name.
+        kernels: What each sparse op ran; empty without the library.
+        seconds: Wall time of one run, after a first one that is not counted.
+        onnxruntime: Its version.
+    """
+
+    outputs: dict[str, np.ndarray]
+    kernels: tuple[KernelReport, ...]
+    seconds: float
+    onnxruntime: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "sift.run/1",
+            "outputs": [
+                {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+                for name, array in self.outputs.items()
+            ],
+            "kernels": [asdict(kernel) for kernel in self.kernels],
+            "seconds": self.seconds,
+            "onnxruntime": self.onnxruntime,
+        }
+
+
+def run(
+    path: str | Path,
+    *,
+    inputs: Sequence[str] = (),
+    output: Path | None = None,
+    batch: int = 1,
+    seed: int = 0,
+    threads: int | None = None,
+    library: bool = True,
+    force: bool = False,
+) -> Run:
+    """Run an ONNX model once.
+
+    Args:
+        path: The model.
+        inputs: ``FILE.npy`` for a model of one input, or ``NAME=FILE.npy`` for each; what is not given is random.
+        output: Where to write the outputs: the first one to a ``.npy``, all to a ``.npz``.
+        batch, seed: Of random inputs.
+        threads: Threads within an op; None for one a core.
+        library: False runs the fallback functions in plain onnxruntime.
+        force: Replace ``output`` if it exists.
+
+    Raises:
+        CheckpointError: The model or an input cannot be read.
+        ModelError: An input has another name, shape or type than the model wants.
+        RuntimeUnavailable: The library or onnxruntime is missing.
+    """
+    import time
+
+    import onnxruntime
+
+    from sift_cli.runtime import kernels, random_inputs, session
+    from sift_cli.runtime.arrays import read_inputs, write_outputs
+
+    if output is not None:
+        check_writable(output, force=force)
+    opened = session(Path(path), threads=threads, library=library)
+    feed = {**random_inputs(opened, batch=batch, seed=seed), **read_inputs(inputs, opened)}
+    names = [node.name for node in opened.get_outputs()]
+    arrays = opened.run(None, feed)
+    start = time.perf_counter()
+    opened.run(None, feed)
+    seconds = time.perf_counter() - start
+    outputs = dict(zip(names, arrays, strict=True))
+    if output is not None:
+        with atomic(output, force=force) as temporary:
+            write_outputs(outputs, output.suffix, temporary)
+    return Run(outputs, kernels(opened), seconds, onnxruntime.__version__)
+
+
+def read_plan(path: str | Path) -> TransformPlan:
+    """A plan from a JSON file.
+
+    Raises:
+        PlanError: The file is missing or is no plan.
+    """
+    import json
+
+    try:
+        return TransformPlan.from_json(json.loads(Path(path).read_text()))
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path} is not a plan: {error}", hint="make one with --dry-run --json") from None
+
+
+def _open(
+    source: str | Path,
+    *,
+    arch: str | None = None,
+    allow_pickle: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+) -> LoadedModel | TransformedModel:
+    """An artifact, or any other source of a model."""
+    from sift_cli.checkpoint import open_checkpoint
+    from sift_cli.export import artifact, manifest
+    from sift_cli.models import load as load_model
+
+    path = Path(source)
+    if path.is_file():
+        with open_checkpoint(path, allow_pickle=allow_pickle) as checkpoint:
+            if checkpoint.format == "onnx":
+                raise ModelError(
+                    f"{path} is an ONNX graph, from which no torch model can be made",
+                    hint="give the checkpoint that it was exported from",
+                )
+            if manifest.is_artifact(checkpoint.metadata):
+                return artifact.load(path, arch=arch)
+    return load_model(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
+
+
+def _artifact(model: LoadedModel | TransformedModel, source: str | Path) -> TransformedModel:
+    from sift_cli.surgery import TransformedModel
+
+    if not isinstance(model, TransformedModel):
+        raise ModelError(f"{source} was not written by sift transform", hint=f"sift transform {source} --kind wide")
+    return model
+
+
+def _nonzero(model: LoadedModel | TransformedModel) -> dict[str, int] | None:
+    """Kept weights by the masks; without masks None, which counts the values."""
+    return getattr(model, "nonzero", None) or None
+
+
+def _is_onnx(source: str | Path) -> bool:
+    from sift_cli.checkpoint import sniff
+
+    return Path(source).is_file() and sniff(Path(source)) == "onnx"
+
+
+def _format_of(output: Path) -> ExportFormat:
+    match output.suffix:
+        case ".onnx":
+            return "onnx"
+        case ".safetensors":
+            return "safetensors"
+    raise ExportError(f"the suffix of {output} tells no format", hint="pass --format onnx or --format safetensors")
+
+
+def _rewrite(model: TransformedModel, temporary: Path) -> Certificate:
+    """Write ``model`` with a certificate about the rewriting, and verify it on what was read back."""
+    from sift_cli.export import artifact
+    from sift_cli.verify.rewritten import certify_rewritten
+
+    architecture = model.plan.architecture
+    callable_name = architecture.name if architecture.source == "factory" else None
+    artifact.save(model, temporary)
+    read = artifact.load(temporary, arch=callable_name)
+    certificate = certify_rewritten(model, read.module.state_dict(), read.masks)
+    artifact.save(replace(model, certificate=certificate), temporary)
+    final = artifact.load(temporary, arch=callable_name)
+    return certify_rewritten(model, final.module.state_dict(), final.masks)

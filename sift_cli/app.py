@@ -1,0 +1,55 @@
+"""The command line: a table of contents, and the one place where an error becomes a sentence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sift_cli import __version__
+from sift_cli.commands import _output, demo, densify, export, flops, inspect, run, transform
+from sift_cli.errors import SiftError
+
+
+class SiftGroup(TyperGroup):
+    """Renders a SiftError as a sentence with its hint, and ends with its exit code. Other exceptions are bugs and pass."""
+
+    def invoke(self, ctx: Any) -> Any:
+        _output.reset()
+        try:
+            return super().invoke(ctx)
+        except SiftError as error:
+            _output.error(error)
+            raise typer.Exit(error.exit_code) from error
+
+
+app = typer.Typer(
+    cls=SiftGroup,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Sparse models at the compute of dense ones: transform a checkpoint, prove it, run it.",
+)
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"sift {__version__}")
+        raise typer.Exit
+
+
+for command in (inspect, flops, transform, export, run, densify, demo):
+    app.command(name=command.__name__.rpartition(".")[2], help=command.__doc__)(command.command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="sift")
+
+
+if __name__ == "__main__":
+    main()

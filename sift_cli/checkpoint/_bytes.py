@@ -1,0 +1,138 @@
+"""The bytes of one regular file, read in pieces whose place was checked before."""
+
+from __future__ import annotations
+
+import io
+import math
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sift_cli.errors import Malformed, Unreadable
+
+#: numpy refuses arrays of more dimensions, and so of more bytes, even where one of the dimensions is 0.
+_MAX_NDIM = 64
+_MAX_BYTES = 2**63 - 1
+
+
+class ByteFile:
+    """A file that is open for reading. Reads go through the open handle, so a file replaced meanwhile does no harm.
+
+    Raises:
+        Unreadable: It is missing, empty, not a regular file (a pipe would wait for ever), or the system refuses it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            status = path.stat()
+            if stat.S_ISDIR(status.st_mode):
+                raise Unreadable(path, "it is a folder", hint="name the checkpoint file inside it")
+            if not stat.S_ISREG(status.st_mode):
+                raise Unreadable(path, "it is not a regular file")
+            self._file = open(path, "rb", buffering=0)
+        except FileNotFoundError:
+            raise Unreadable(path, "there is no such file") from None
+        except (OSError, ValueError) as error:
+            raise Unreadable(path, getattr(error, "strerror", None) or str(error)) from None
+        self.size = status.st_size
+        if self.size == 0:
+            self.close()
+            raise Unreadable(path, "it is empty")
+
+    def read(self, offset: int, count: int, at: str) -> np.ndarray:
+        """``count`` bytes from ``offset`` as a new uint8 array.
+
+        Args:
+            at: What is read, for the error message.
+
+        Raises:
+            Malformed: The file ends before.
+            Unreadable: The system fails to read.
+        """
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise Malformed(self.path, at, f"it needs bytes {offset} to {offset + count} of a file of {self.size}")
+        data = np.empty(count, np.uint8)
+        view = memoryview(data)
+        done = 0
+        try:
+            self._file.seek(offset)
+            while done < count:
+                # One system call reads at most 2 GiB on Linux.
+                step = self._file.readinto(view[done:])
+                if not step:
+                    raise Malformed(self.path, at, f"the file ends at byte {offset + done}")
+                done += step
+        except OSError as error:
+            raise Unreadable(self.path, error.strerror or str(error)) from None
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Window(io.BufferedReader):
+    """A :class:`ByteFile` as a buffered stream whose reads never ask for more bytes than there are.
+
+    (The standard library allocates first and reads then, and a length in a hostile file may say 2^60.)
+    """
+
+    def __init__(self, file: ByteFile) -> None:
+        super().__init__(_Raw(file))
+        self._size = file.size
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, file: ByteFile) -> None:
+        self._source = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
+        if self._at < 0:
+            raise ValueError("a seek to before the file's beginning")
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = max(0, min(len(buffer), self._source.size - self._at))
+        buffer[:count] = self._source.read(self._at, count, f"byte {self._at}").data
+        self._at += count
+        return count
+
+
+def checked_shape(shape: object, itemsize: int) -> tuple[int, ...]:
+    """``shape`` from a file as a tuple, if an array of it can exist.
+
+    Raises:
+        ValueError: It is not a list of non-negative integers, or has too many dimensions or elements.
+    """
+    if not isinstance(shape, Sequence) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"{str(shape)[:60]} is not a shape")
+    if len(shape) > _MAX_NDIM:
+        raise ValueError(f"it has {len(shape)} dimensions")
+    if any(n > _MAX_BYTES for n in shape) or math.prod(n for n in shape if n) * itemsize > _MAX_BYTES:
+        raise ValueError("its shape holds more than 2^63 bytes")
+    return tuple(shape)
+
+
+def as_array(data: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Raw little-endian bytes as an array, without a copy.
+
+    Raises:
+        ValueError: A byte of a bool is neither 0 nor 1 (numpy's results on such a bool are undefined).
+    """
+    if dtype == np.bool_ and data.size and data.max() > 1:
+        raise ValueError("a bool is neither 0 nor 1")
+    return data.view(dtype).reshape(shape)

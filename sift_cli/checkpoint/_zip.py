@@ -1,0 +1,135 @@
+"""Zip archives, as PyTorch writes them: tensors stored uncompressed, so that each is one range of the file."""
+
+from __future__ import annotations
+
+import functools
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+from sift_cli.checkpoint._bytes import ByteFile, Window
+from sift_cli.errors import CheckpointError, Malformed
+
+MAGIC = b"PK\x03\x04"
+#: Records that are parsed whole (pickles, code, JSON) and may be compressed; far above what any model needs.
+_MAX_RECORD = 512 * 2**20
+_ERRORS = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    EOFError,
+    KeyError,
+    IndexError,
+)
+
+
+class Archive:
+    """The records of a zip file below its one top folder.
+
+    Raises:
+        Malformed: No directory at the end, a name twice, an encrypted record, or records larger than the file can hold.
+    """
+
+    def __init__(self, file: ByteFile) -> None:
+        self._file = file
+        try:
+            self._zip = zipfile.ZipFile(Window(file))
+        except _ERRORS as error:
+            raise Malformed(file.path, "its zip directory", str(error) or type(error).__name__) from None
+        self._records: dict[str, zipfile.ZipInfo] = {}
+        for info in self._zip.infolist():
+            if info.filename in self._records:
+                raise Malformed(file.path, f"record {info.filename!r}", "it is there twice")
+            if info.flag_bits & 1:
+                raise Malformed(file.path, f"record {info.filename!r}", "it is encrypted")
+            self._records[info.filename] = info
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._records)
+
+    def read(self, name: str) -> bytes:
+        """A record whole, decompressed, its checksum verified.
+
+        Raises:
+            Malformed: It is missing, damaged, or it expands far beyond what such a record holds.
+        """
+        info = self._record(name)
+        if info.file_size > _MAX_RECORD or (info.compress_type and info.file_size > 1032 * info.compress_size + 64):
+            raise Malformed(self._file.path, f"record {name!r}", f"it claims to expand to {info.file_size} bytes")
+        try:
+            return self._zip.read(info)
+        except _ERRORS as error:
+            raise Malformed(self._file.path, f"record {name!r}", str(error) or type(error).__name__) from None
+
+    def place(self, name: str) -> tuple[int, int]:
+        """First byte and length of a record that is stored uncompressed.
+
+        No checksum is verified: PyTorch may be told to write none.
+
+        Raises:
+            Malformed: It is missing, compressed, or not where the directory says.
+        """
+        info = self._record(name)
+        at = f"record {name!r}"
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise CheckpointError(
+                f"{self._file.path} holds {name!r} compressed, which PyTorch does not write",
+                hint="pack the archive again without compression (zip -0)",
+            )
+        header = self._file.read(info.header_offset, 30, at).tobytes()
+        if header[:4] != MAGIC:
+            raise Malformed(self._file.path, at, f"no record begins at byte {info.header_offset}")
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        if start + info.file_size > self._file.size:
+            raise Malformed(self._file.path, at, f"it ends after the file, at byte {start + info.file_size}")
+        return start, info.file_size
+
+    def _record(self, name: str) -> zipfile.ZipInfo:
+        if name not in self._records:
+            raise Malformed(self._file.path, f"record {name!r}", "it is missing")
+        return self._records[name]
+
+
+def kind(head: bytes, path: Path) -> str | None:
+    """What a zip file holds: "torch", "torchscript", "exported", "broken", "other"; None if it is no zip file."""
+    if not head.startswith(MAGIC):
+        return None
+    status = path.stat()
+    return _kind(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+# Three readers ask about one file, and a large archive's directory takes a while to read.
+@functools.lru_cache(maxsize=1)
+def _kind(path: Path, *_identity: int) -> str:
+    file = ByteFile(path)
+    try:
+        names = Archive(file).names
+    except CheckpointError:
+        return "broken"
+    finally:
+        file.close()
+    below = {name.partition("/")[2] for name in names}
+    if "data.pkl" in below:
+        return "torchscript" if "constants.pkl" in below else "torch"
+    if "archive_format" in below or "serialized_exported_program.json" in names:
+        return "exported"
+    return "other"
+
+
+def root(path: Path, names: tuple[str, ...], record: str) -> str:
+    """The top folder, with its slash, of the one record ``*/record``.
+
+    Raises:
+        Malformed: There is none, or more than one.
+    """
+    found = [name for name in names if name.partition("/")[2] == record]
+    if len(found) != 1:
+        raise Malformed(path, "its zip directory", f"{len(found)} records are called {record}")
+    return found[0].partition("/")[0] + "/"

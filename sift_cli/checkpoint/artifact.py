@@ -1,0 +1,85 @@
+"""Write sift's artifact: a safetensors file in which masked tensors are a bitmask and the kept values.
+
+``docs/sparse-formats.md`` is the format's definition. Every reader of safetensors opens the file; the parts of a sparse
+tensor are plain arrays beside the dense ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from sift_cli.checkpoint import safetensors_header, sparse_metadata
+from sift_cli.checkpoint.sparse_metadata import SparseEntry
+from sift_cli.core.masks import Mask
+from sift_cli.core.tensors import DTYPE_NAMES
+from sift_cli.errors import ExportError
+from sift_cli.sparsity import formats
+
+
+def write(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    masks: Mapping[str, Mask],
+    metadata: Mapping[str, str],
+    *,
+    sparse_format: str = "bitmask",
+) -> None:
+    """Write ``tensors`` to exactly ``path``; the same arguments make the same bytes in every process.
+
+    Args:
+        tensors: Dense arrays by name. Those with a mask are 0 wherever it does not keep them.
+        masks: Masks by tensor name.
+        metadata: Further strings to store. The keys ``format``, ``sift.version`` and ``sift.sparse`` are this function's.
+        sparse_format: Plug-in of :mod:`sift_cli.sparsity.formats` to store masked tensors in.
+
+    Raises:
+        ExportError: A name is needed twice, a mask has no tensor, does not fit it or would lose a value, a dtype or a
+            metadata value cannot be stored.
+    """
+    codec = formats.get(sparse_format)
+    orphans = sorted(set(masks) - set(tensors))
+    if orphans:
+        raise ExportError(f"there is a mask for {orphans[0]!r}, but no such tensor")
+    arrays = {name: np.asarray(array) for name, array in tensors.items() if name not in masks}
+    entries: dict[str, SparseEntry] = {}
+    for name, mask in masks.items():
+        array = np.asarray(tensors[name])
+        try:
+            parts = codec.encode(array, mask)
+        except ValueError as error:
+            raise ExportError(f"cannot store {name!r} as {sparse_format}: {error}") from None
+        entries[name] = SparseEntry(
+            sparse_format, mask.shape, DTYPE_NAMES.get(array.dtype, ""), mask.nonzero, mask.rule, mask.seed
+        )
+        for part, value in parts.items():
+            stored = f"{name}.{part}"
+            if stored in arrays or stored in tensors:
+                raise ExportError(f"the {part} of the sparse tensor {name!r} needs the name {stored!r}, which is taken")
+            arrays[stored] = value
+    for text in (*arrays, *metadata, *metadata.values()):
+        _check_text(text)
+    if safetensors_header.METADATA in arrays:
+        raise ExportError(f"safetensors keeps the name {safetensors_header.METADATA} for itself")
+    try:
+        header, order = safetensors_header.write(
+            arrays, {**metadata, "format": "pt", **sparse_metadata.dumps(entries)}
+        )
+    except ValueError as error:
+        raise ExportError(f"cannot write {path}: {error}") from None
+    with open(path, "wb") as file:
+        file.write(header)
+        for name in order:
+            file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
+
+
+def _check_text(text: object) -> None:
+    try:
+        if not isinstance(text, str):
+            raise ExportError(f"names and metadata are strings, and {str(text)[:60]!r} is none")
+        text.encode()
+    except UnicodeEncodeError:
+        raise ExportError(f"{text[:60]!a} is not Unicode text") from None
+

@@ -1,0 +1,62 @@
+"""Pickles that the user has allowed to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.torch_arrays import to_numpy
+from sift_cli.checkpoint.unwrap import StateDict, unwrap
+from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
+from sift_cli.errors import CheckpointError
+
+
+def open_live(path: Path, format: str) -> Checkpoint:
+    """Unpickle ``path`` with torch, running whatever code it asks for.
+
+    Raises:
+        CheckpointError: The code it needs is not there or fails, or it leaves no tensors.
+    """
+    import torch
+
+    try:
+        root = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # a pickle runs anything, so it may raise anything
+        raise CheckpointError(
+            f"{path} cannot be unpickled: {type(error).__name__}: {error}",
+            hint="run sift where the classes the file names can be imported",
+        ) from None
+
+    def as_mapping(value: Any) -> Mapping[Any, Any] | None:
+        if isinstance(value, torch.nn.Module):
+            return value.state_dict()
+        return value if isinstance(value, Mapping) else None
+
+    try:
+        return _Live(path, format, unwrap(root, as_mapping, lambda value: isinstance(value, torch.Tensor)))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+class _Live(Checkpoint):
+    def __init__(self, path: Path, format: str, state: StateDict) -> None:
+        from torch import nn
+
+        self.path, self.format, self.metadata = path, format, {}
+        self.wrapper, self.ignored = state.wrapper, state.ignored
+        self.module = state.holder if isinstance(state.holder, nn.Module) else None
+        self._live = state.tensors
+        self.tensors = {}
+        for name, tensor in state.tensors.items():
+            try:
+                dtype = DTYPE_NAMES[to_numpy(tensor[:0] if tensor.ndim else tensor).dtype]
+            except ValueError as error:
+                raise CheckpointError(f"{path}: tensor {name!r}: {error}") from None
+            self.tensors[name] = TensorSpec(name, tuple(tensor.shape), dtype, tensor.nbytes)
+
+    def _read(self, name: str) -> np.ndarray:
+        return to_numpy(self._live[name])

@@ -1,0 +1,244 @@
+"""ONNX: the initializers of the main graph, and sift's sparse nodes as the tensors that they stand for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sift_cli.checkpoint._bytes import ByteFile, as_array, checked_shape
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.core.masks import Mask
+from sift_cli.core.tensors import DTYPES, TensorSpec
+from sift_cli.errors import CheckpointError, Malformed
+from sift_cli.sparsity import formats
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+#: onnx.TensorProto.DataType
+_DTYPES = {
+    1: "F32",
+    2: "U8",
+    3: "I8",
+    4: "U16",
+    5: "I16",
+    6: "I32",
+    7: "I64",
+    9: "BOOL",
+    10: "F16",
+    11: "F64",
+    12: "U32",
+    13: "U64",
+    14: "C64",
+    15: "C128",
+    16: "BF16",
+    17: "F8_E4M3",
+    19: "F8_E5M2",
+}
+_STRING = 8
+_EXTERNAL = 1
+#: Wire type of each field of ModelProto: ir_version, producer, domain, versions, graph, opsets, metadata, functions ….
+_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
+_FORMAT = "bitmask"
+
+
+def sniff(head: bytes, path: Path) -> bool:
+    """A run of ModelProto's own fields that begins with a plausible ir_version and reaches a graph or the end of ``head``."""
+    at, seen = 0, set()
+    while at < len(head):
+        tag, at = _varint(head, at)
+        field, wire = tag >> 3, tag & 7
+        if _FIELDS.get(field) != wire:
+            return False
+        seen.add(field)
+        value, at = _varint(head, at)
+        if field == 1 and not 1 <= value < 1000:
+            return False
+        if wire == 2:
+            at += value
+    return 1 in seen and len(seen) > 1
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            break
+    return value, at
+
+
+def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    file = ByteFile(path)
+    try:
+        data = file.read(0, file.size, "the model").tobytes()
+    finally:
+        file.close()
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        raise Malformed(path, "the model", "it does not parse as ONNX") from None
+    if not model.HasField("graph") or not model.opset_import:
+        raise Malformed(path, "the model", "it ends before its graph and opset, which every ONNX model has")
+    return _Onnx(path, model)
+
+
+class _Sparse(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: str
+    nonzero: int
+
+
+class _Onnx(Checkpoint):
+    format = "onnx"
+
+    def __init__(self, path: Path, model: ModelProto) -> None:
+        self.path = path
+        self.metadata = {}
+        for item in model.metadata_props:
+            if item.key in self.metadata:
+                raise Malformed(path, "its metadata", f"the key {item.key[:40]!r} is there twice")
+            self.metadata[item.key] = item.value
+        if model.graph.sparse_initializer:
+            name = model.graph.sparse_initializer[0].values.name
+            raise CheckpointError(f"{path} stores {name[:80]!r} as a sparse_initializer, which sift does not read")
+        self._initializers: dict[str, TensorProto] = {}
+        ignored = []
+        for tensor in model.graph.initializer:
+            if tensor.name in self._initializers or tensor.name in ignored:
+                raise Malformed(path, f"tensor {tensor.name!r}", "it is there twice")
+            if tensor.data_type == _STRING:
+                ignored.append(tensor.name)
+            else:
+                self._initializers[tensor.name] = tensor
+        self.ignored = tuple(ignored)
+        dense = {name: self._dense_spec(name, tensor) for name, tensor in self._initializers.items()}
+        self._sparse = self._sparse_nodes(model.graph.node, dense)
+        owner = {f"{name}.{part}": name for name in self._sparse for part in ("bitmask", "values")}
+        self.tensors = {}
+        for stored, spec in dense.items():
+            if stored not in owner:
+                self.tensors[stored] = spec
+            elif owner[stored] not in self.tensors:
+                name = owner[stored]
+                sparse = self._sparse[name]
+                size = sum(dense[f"{name}.{part}"].stored_bytes for part in ("bitmask", "values"))
+                self.tensors[name] = TensorSpec(name, sparse.shape, sparse.dtype, size, _FORMAT, sparse.nonzero)
+
+    def _dense_spec(self, name: str, tensor: TensorProto) -> TensorSpec:
+        at = f"tensor {name!r}"
+        if tensor.data_type not in _DTYPES:
+            raise CheckpointError(f"{self.path}: {at} has the ONNX data type {tensor.data_type}, which sift cannot hold")
+        dtype = _DTYPES[tensor.data_type]
+        try:
+            shape = checked_shape(list(tensor.dims), DTYPES[dtype].itemsize)
+        except ValueError as error:
+            raise Malformed(self.path, at, str(error)) from None
+        nbytes = math.prod(shape) * DTYPES[dtype].itemsize
+        if tensor.HasField("raw_data") and tensor.data_location != _EXTERNAL and len(tensor.raw_data) != nbytes:
+            raise Malformed(self.path, at, f"it has {len(tensor.raw_data)} bytes for {dtype} {list(shape)}")
+        return TensorSpec(name, shape, dtype, nbytes)
+
+    def _sparse_nodes(self, nodes: list[NodeProto], dense: dict[str, TensorSpec]) -> dict[str, _Sparse]:
+        """Tensors whose bitmask and values go into one node that says their dense shape in ``weight_shape``."""
+        found: dict[str, _Sparse] = {}
+        for node in nodes:
+            stems = [name.removesuffix(".bitmask") for name in node.input if name.endswith(".bitmask") and name in dense]
+            shapes = [list(a.ints) for a in node.attribute if a.name == "weight_shape"]
+            for name in stems:
+                values = dense.get(f"{name}.values")
+                if values is None or values.name not in node.input or len(shapes) != 1:
+                    continue
+                at = f"tensor {name!r}"
+                if name in dense:
+                    raise Malformed(self.path, at, "it is stored both dense and sparse")
+                try:
+                    shape = checked_shape(shapes[0], DTYPES[values.dtype].itemsize)
+                    if len(values.shape) != 1:
+                        raise ValueError(f"its values have the shape {list(values.shape)}")
+                    sparse = _Sparse(shape, values.dtype, values.shape[0])
+                    layout = formats.get(_FORMAT).layout(shape, DTYPES[values.dtype], sparse.nonzero)
+                    stored = dense[f"{name}.bitmask"]
+                    if (DTYPES[stored.dtype], stored.shape) != layout["bitmask"]:
+                        raise ValueError(f"its bitmask is {stored.dtype} {list(stored.shape)}, its shape {list(shape)}")
+                except ValueError as error:
+                    raise Malformed(self.path, at, str(error)) from None
+                if found.setdefault(name, sparse) != sparse:
+                    raise Malformed(self.path, at, "two nodes give it different shapes")
+        return found
+
+    def _array(self, name: str) -> np.ndarray:
+        tensor = self._initializers[name]
+        dtype = DTYPES[_DTYPES[tensor.data_type]]
+        shape = tuple(tensor.dims)
+        nbytes = math.prod(shape) * dtype.itemsize
+        at = f"tensor {name!r}"
+        try:
+            if tensor.data_location == _EXTERNAL:
+                return as_array(self._external(tensor, nbytes), dtype, shape)
+            if tensor.HasField("raw_data"):
+                return as_array(np.frombuffer(tensor.raw_data, np.uint8).copy(), dtype, shape)
+            from onnx import numpy_helper
+
+            array = np.ascontiguousarray(numpy_helper.to_array(tensor)).reshape(shape)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Malformed(self.path, at, str(error)) from None
+        if array.dtype != dtype:
+            raise Malformed(self.path, at, f"it decodes to {array.dtype}")
+        return array.copy()
+
+    def _external(self, tensor: TensorProto, nbytes: int) -> np.ndarray:
+        """The bytes of a tensor kept in another file, which has to lie in the model's own folder."""
+        at = f"tensor {tensor.name!r}"
+        entries = {item.key: item.value for item in tensor.external_data}
+        location = PurePosixPath(entries.get("location", "").replace("\\", "/"))
+        folder = self.path.parent.resolve()
+        if not location.parts or location.is_absolute() or ".." in location.parts or ":" in location.parts[0]:
+            raise Malformed(self.path, at, f"its data is at {str(location)[:80]!r}, which is not inside the model's folder")
+        try:
+            target = folder / location
+            outside = target.resolve(strict=True) != target
+        except (OSError, ValueError, RuntimeError):
+            raise Malformed(self.path, at, f"its data file {str(location)[:80]!r} is missing") from None
+        if outside:
+            raise Malformed(self.path, at, f"its data file {str(location)[:80]!r} is a link")
+        try:
+            offset, length = int(entries.get("offset", "0")), int(entries.get("length", str(nbytes)))
+        except ValueError:
+            raise Malformed(self.path, at, "the offset or length of its data is no number") from None
+        if length != nbytes:
+            raise Malformed(self.path, at, f"its data has {length} bytes and not {nbytes}")
+        file = ByteFile(target)
+        try:
+            return file.read(offset, nbytes, at)
+        finally:
+            file.close()
+
+    def _parts(self, name: str) -> dict[str, np.ndarray]:
+        return {part: self._array(f"{name}.{part}") for part in ("bitmask", "values")}
+
+    def _read(self, name: str) -> np.ndarray:
+        sparse = self._sparse.get(name)
+        if sparse is None:
+            return self._array(name)
+        try:
+            return formats.get(_FORMAT).decode(self._parts(name), sparse.shape, DTYPES[sparse.dtype])
+        except ValueError as error:
+            raise Malformed(self.path, f"tensor {name!r}", str(error)) from None
+
+    def _mask(self, name: str) -> Mask | None:
+        sparse = self._sparse.get(name)
+        if sparse is None:
+            return None
+        try:
+            return formats.get(_FORMAT).mask(self._parts(name), sparse.shape)
+        except ValueError as error:
+            raise Malformed(self.path, f"tensor {name!r}", str(error)) from None

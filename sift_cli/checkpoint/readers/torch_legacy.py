@@ -1,0 +1,105 @@
+"""``torch.save`` before 1.6: a run of pickles, then the storages one after another. And the tar file of PyTorch 0.1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sift_cli.checkpoint import _pickle, torch_objects
+from sift_cli.checkpoint._bytes import ByteFile, Window
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.live import open_live
+from sift_cli.checkpoint.strided import StridedCheckpoint
+from sift_cli.checkpoint.torch_objects import StorageRef
+from sift_cli.checkpoint.unwrap import unwrap
+from sift_cli.errors import CheckpointError, Malformed, UnsafePickle
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+
+def sniff(head: bytes, path: Path) -> bool:
+    return _MAGIC.to_bytes(10, "little") in head[:16] or _is_tar(head)
+
+
+def _is_tar(head: bytes) -> bool:
+    return head[257:262] == b"ustar"
+
+
+def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    file = ByteFile(path)
+    try:
+        if _is_tar(file.read(0, min(file.size, 512), "its head").tobytes()):
+            if allow_pickle:
+                file.close()
+                return open_live(path, "torch_legacy")
+            raise CheckpointError(
+                f"{path} is a tar file as PyTorch 0.1 wrote it, which can only be read by running its pickles",
+                hint="if you trust whoever made it, pass --allow-pickle",
+            )
+        stream = Window(file)
+        magic, protocol, system, content, keys = (_load(path, stream, part) for part in _PARTS)
+        if magic.value != _MAGIC or protocol.value != _PROTOCOL:
+            raise Malformed(path, "its head", "it has another magic number or protocol")
+        unsafe = torch_objects.unsafe(content.globals)
+        if unsafe and allow_pickle:
+            file.close()
+            return open_live(path, "torch_legacy")
+        if unsafe:
+            raise UnsafePickle(path, unsafe)
+        if not isinstance(system.value, dict) or system.value.get("little_endian") is not True:
+            raise CheckpointError(f"{path} was written on a big-endian machine, which sift does not read")
+        return _checkpoint(file, content, _storages(file, stream.tell(), keys.value, content))
+    except CheckpointError:
+        file.close()
+        raise
+
+
+_PARTS = ("its magic number", "its protocol", "its system information", "its pickle", "its list of storages")
+
+
+def _load(path: Path, stream: Window, part: str) -> _pickle.Pickle:
+    try:
+        return _pickle.load(stream)
+    except ValueError as error:
+        raise Malformed(path, part, str(error)) from None
+
+
+def _storages(file: ByteFile, start: int, keys: object, content: _pickle.Pickle) -> dict[str, tuple[int, int]]:
+    """First byte and length of each storage. They follow the pickles in the order of ``keys``, each after its length."""
+    at = "its list of storages"
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
+        raise Malformed(file.path, at, "it is not a list of names")
+    sizes: dict[str, int] = {}
+    for reference in content.persistent:
+        try:
+            storage = torch_objects.storage_ref(reference)
+        except ValueError as error:
+            raise Malformed(file.path, "its pickle", str(error)) from None
+        sizes[storage.key] = storage.dtype.itemsize if storage.dtype else 1
+    places: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        if key not in sizes:
+            raise Malformed(file.path, at, f"nothing refers to storage {key[:40]!r}")
+        count = int.from_bytes(file.read(start, 8, f"storage {key!r}").tobytes(), "little")
+        places[key] = (start + 8, count * sizes[key])
+        start += 8 + count * sizes[key]
+        if start > file.size:
+            raise Malformed(file.path, f"storage {key!r}", f"it ends at byte {start} of a file of {file.size}")
+    if start != file.size:
+        raise Malformed(file.path, f"byte {start}", "bytes follow the last storage")
+    return places
+
+
+def _checkpoint(file: ByteFile, content: _pickle.Pickle, places: dict[str, tuple[int, int]]) -> Checkpoint:
+    try:
+        state = unwrap(content.value, torch_objects.as_mapping, torch_objects.is_tensor)
+    except ValueError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
+
+    def place(storage: StorageRef) -> tuple[int, int]:
+        if storage.key not in places:
+            raise ValueError(f"its storage {storage.key[:40]!r} is missing")
+        return places[storage.key]
+
+    tensors = {name: torch_objects.tensor(file.path, name, call, place) for name, call in state.tensors.items()}
+    return StridedCheckpoint(file, "torch_legacy", tensors, wrapper=state.wrapper, ignored=state.ignored)

@@ -1,0 +1,55 @@
+"""``torch.save`` since 1.6: a zip file with a pickle and one record a storage. Read without torch, lazily."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from sift_cli.checkpoint import _pickle, _zip, torch_objects
+from sift_cli.checkpoint._bytes import ByteFile
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.live import open_live
+from sift_cli.checkpoint.strided import StridedCheckpoint
+from sift_cli.checkpoint.unwrap import unwrap
+from sift_cli.errors import CheckpointError, Malformed, UnsafePickle
+
+
+def sniff(head: bytes, path: Path) -> bool:
+    # A zip without a readable directory is, as a rule, a download of a .pt file that stopped half-way.
+    return _zip.kind(head, path) in ("torch", "broken")
+
+
+def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    file = ByteFile(path)
+    try:
+        archive = _zip.Archive(file)
+        root = _zip.root(path, archive.names, "data.pkl")
+        try:
+            pickle = _pickle.load(io.BytesIO(archive.read(f"{root}data.pkl")))
+        except ValueError as error:
+            raise Malformed(path, f"record '{root}data.pkl'", str(error)) from None
+        unsafe = torch_objects.unsafe(pickle.globals)
+        if unsafe and allow_pickle:
+            file.close()
+            return open_live(path, "torch_zip")
+        if unsafe:
+            raise UnsafePickle(path, unsafe)
+        if f"{root}byteorder" in archive.names and archive.read(f"{root}byteorder") != b"little":
+            raise CheckpointError(f"{path} was written on a big-endian machine, which sift does not read")
+        return _checkpoint(file, archive, root, pickle)
+    except CheckpointError:
+        file.close()
+        raise
+
+
+def _checkpoint(file: ByteFile, archive: _zip.Archive, root: str, pickle: _pickle.Pickle) -> Checkpoint:
+    try:
+        state = unwrap(pickle.value, torch_objects.as_mapping, torch_objects.is_tensor)
+    except ValueError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
+
+    def place(storage: torch_objects.StorageRef) -> tuple[int, int]:
+        return archive.place(f"{root}data/{storage.key}")
+
+    tensors = {name: torch_objects.tensor(file.path, name, call, place) for name, call in state.tensors.items()}
+    return StridedCheckpoint(file, "torch_zip", tensors, wrapper=state.wrapper, ignored=state.ignored)

@@ -1,0 +1,119 @@
+"""The header of a safetensors file, read and written without the safetensors library.
+
+Its reader gives no byte offsets, and its writer puts the metadata in the order of a hash map that is seeded at random, so
+that the same tensors make another file in every process. The format is small: an unsigned 64-bit little-endian length, so
+many bytes of JSON, and the tensors' bytes one after another with no gap.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sift_cli.checkpoint._bytes import ByteFile, checked_shape
+from sift_cli.checkpoint._json import loads
+from sift_cli.core.tensors import DTYPE_NAMES, DTYPES
+from sift_cli.errors import CheckpointError, Malformed
+
+#: The safetensors library refuses longer headers too.
+MAX_HEADER = 100_000_000
+METADATA = "__metadata__"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored array: dtype as safetensors spells it, shape, first byte in the file, number of bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def read(file: ByteFile) -> tuple[dict[str, Entry], dict[str, str]]:
+    """The entries of ``file`` in the header's order, and its metadata.
+
+    Raises:
+        Malformed: The header is not what the format says, or the tensors do not fill the file exactly, without overlap.
+        CheckpointError: A dtype that numpy cannot hold (4-bit and 6-bit floats, …).
+    """
+    path = file.path
+    length = int.from_bytes(file.read(0, 8, "the header's length").tobytes(), "little")
+    if length > min(MAX_HEADER, file.size - 8):
+        raise Malformed(path, "the header's length", f"it announces {length} bytes, and {file.size - 8} follow")
+    try:
+        header = loads(file.read(8, length, "the header").tobytes())
+    except ValueError as error:
+        raise Malformed(path, "the header", str(error)) from None
+    if not isinstance(header, dict):
+        raise Malformed(path, "the header", "it is not a JSON object")
+    metadata = header.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise Malformed(path, "the header's metadata", "it is not a map of strings to strings")
+    entries = {name: _entry(path, name, item, 8 + length) for name, item in header.items()}
+    end = 8 + length
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if entry.offset != end:
+            raise Malformed(path, f"tensor {name!r}", f"its bytes begin at {entry.offset} and not at {end}")
+        end += entry.nbytes
+    if end != file.size:
+        raise Malformed(path, f"byte {min(end, file.size)}", f"the tensors end at {end}, the file at {file.size}")
+    return entries, metadata
+
+
+def _entry(path: Path, name: str, item: Any, start: int) -> Entry:
+    at = f"tensor {name!r}"
+    if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
+        raise Malformed(path, at, "its header is not made of dtype, shape and data_offsets")
+    dtype, offsets = item["dtype"], item["data_offsets"]
+    if not isinstance(dtype, str):
+        raise Malformed(path, at, "its dtype is not a string")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"{path}: {at} has the dtype {dtype[:20]}, which sift cannot hold")
+    try:
+        shape = checked_shape(item["shape"], DTYPES[dtype].itemsize)
+    except ValueError as error:
+        raise Malformed(path, at, str(error)) from None
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
+        raise Malformed(path, at, "its data_offsets are not two non-negative integers")
+    begin, end = offsets
+    nbytes = math.prod(shape) * DTYPES[dtype].itemsize
+    if end - begin != nbytes:
+        raise Malformed(path, at, f"{dtype} {list(shape)} takes {nbytes} bytes, and its offsets span {end - begin}")
+    return Entry(dtype, shape, start + begin, nbytes)
+
+
+def write(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+    """A header for ``arrays`` and the order in which their bytes have to follow it.
+
+    The order depends on names and dtypes alone. Wide elements come first, so that every tensor is aligned to its element
+    size in a file that is mapped into memory, as the safetensors library's own writer does it.
+
+    Raises:
+        ValueError: An array's dtype has no name in the format.
+    """
+    for name, array in arrays.items():
+        if array.dtype not in DTYPE_NAMES:
+            raise ValueError(f"{name} is {array.dtype}, which safetensors cannot hold")
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    items: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name in order:
+        array = arrays[name]
+        items[name] = {
+            "dtype": DTYPE_NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [end, end + array.nbytes],
+        }
+        end += array.nbytes
+    header: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))}
+    header.update((name, items[name]) for name in sorted(items))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, order

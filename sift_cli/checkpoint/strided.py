@@ -1,0 +1,97 @@
+"""Tensors that are strided views of ranges of bytes in a file: tied, overlapping, transposed and expanded ones too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sift_cli.checkpoint._bytes import ByteFile, as_array
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
+from sift_cli.errors import CheckpointError, Malformed
+
+#: An expanded tensor (stride 0) may be this much larger than the file it comes from before it is taken for an attack.
+_EXPANSION = 2**28
+
+
+@dataclass(frozen=True)
+class Strided:
+    """One tensor: element type, shape, strides in elements, first byte in the file."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    start: int
+
+    @classmethod
+    def placed(
+        cls, dtype: np.dtype, shape: tuple[int, ...], strides: object, offset: int, start: int, nbytes: int
+    ) -> Strided:
+        """A tensor in the storage of ``nbytes`` bytes at ``start``, ``offset`` elements into it.
+
+        Raises:
+            ValueError: The strides do not fit the shape, or an element lies outside the storage.
+        """
+        if not isinstance(strides, tuple | list) or len(strides) != len(shape):
+            raise ValueError("its strides do not fit its shape")
+        if not all(type(step) is int and step >= 0 for step in strides) or type(offset) is not int or offset < 0:
+            raise ValueError("its strides or its offset are not non-negative integers")
+        tensor = cls(dtype, shape, tuple(strides), start + offset * dtype.itemsize)
+        end = offset * dtype.itemsize + tensor.span
+        if tensor.span and end > nbytes:
+            raise ValueError(f"it reaches to byte {end} of a storage of {nbytes}")
+        return tensor
+
+    @property
+    def span(self) -> int:
+        """Bytes from its first element to after its last."""
+        if 0 in self.shape:
+            return 0
+        last = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class StridedCheckpoint(Checkpoint):
+    """A checkpoint whose tensors all are :class:`Strided`."""
+
+    def __init__(
+        self,
+        file: ByteFile,
+        format: str,
+        tensors: Mapping[str, Strided],
+        *,
+        wrapper: str | None = None,
+        ignored: tuple[str, ...] = (),
+    ) -> None:
+        self._file = file
+        self._strided = dict(tensors)
+        self.path, self.format, self.metadata = file.path, format, {}
+        self.wrapper, self.ignored = wrapper, ignored
+        self.tensors = {
+            name: TensorSpec(name, t.shape, DTYPE_NAMES[t.dtype], min(t.nbytes, t.span)) for name, t in tensors.items()
+        }
+
+    def _read(self, name: str) -> np.ndarray:
+        tensor = self._strided[name]
+        at = f"tensor {name!r}"
+        if tensor.nbytes > self._file.size + _EXPANSION:
+            raise CheckpointError(f"{self.path}: {at} repeats {tensor.span} bytes to {tensor.nbytes}; store it contiguous")
+        try:
+            flat = as_array(self._file.read(tensor.start, tensor.span, at), tensor.dtype, (-1,))
+        except ValueError as error:
+            raise Malformed(self.path, at, str(error)) from None
+        if not flat.size:
+            return np.empty(tensor.shape, tensor.dtype)
+        steps = tuple(step * tensor.dtype.itemsize for step in tensor.strides)
+        view = np.lib.stride_tricks.as_strided(flat, tensor.shape, steps, writeable=False)
+        return flat.reshape(tensor.shape) if view.flags.c_contiguous else view.copy(order="C")
+
+    def close(self) -> None:
+        self._file.close()

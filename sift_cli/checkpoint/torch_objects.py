@@ -1,0 +1,192 @@
+"""What PyTorch's pickles mean: which of their records are tensors, and where the bytes of each are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sift_cli.checkpoint._bytes import checked_shape
+from sift_cli.checkpoint._pickle import Call, Global, Persistent
+from sift_cli.checkpoint.strided import Strided
+from sift_cli.core.tensors import DTYPES
+from sift_cli.errors import CheckpointError, Malformed
+
+#: PyTorch's dtypes and, where it has one, the storage class that stands for each in older files.
+_DTYPES: dict[str, tuple[str, str]] = {
+    "bool": ("BOOL", "BoolStorage"),
+    "uint8": ("U8", "ByteStorage"),
+    "int8": ("I8", "CharStorage"),
+    "uint16": ("U16", ""),
+    "int16": ("I16", "ShortStorage"),
+    "uint32": ("U32", ""),
+    "int32": ("I32", "IntStorage"),
+    "uint64": ("U64", ""),
+    "int64": ("I64", "LongStorage"),
+    "float8_e4m3fn": ("F8_E4M3", ""),
+    "float8_e5m2": ("F8_E5M2", ""),
+    "float16": ("F16", "HalfStorage"),
+    "bfloat16": ("BF16", "BFloat16Storage"),
+    "float32": ("F32", "FloatStorage"),
+    "float64": ("F64", "DoubleStorage"),
+    "complex64": ("C64", "ComplexFloatStorage"),
+    "complex128": ("C128", "ComplexDoubleStorage"),
+}
+_BY_NAME = {
+    **{f"torch.{torch}": DTYPES[name] for torch, (name, _) in _DTYPES.items()},
+    **{f"torch.{cuda}{storage}": DTYPES[name] for name, storage in _DTYPES.values() if storage for cuda in ("", "cuda.")},
+}
+_UNTYPED = {"torch.storage.UntypedStorage": 1, "torch.UntypedStorage": 1, "torch.storage._UntypedStorage": 1}
+_STRIDED = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"}
+_PARAMETER = {
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch.nn.parameter.Parameter",
+}
+_BY_TYPE = "torch._tensor._rebuild_from_type_v2"
+_UNSUPPORTED = {
+    "torch._utils._rebuild_qtensor": "quantized",
+    "torch._utils._rebuild_sparse_tensor": "a torch sparse tensor",
+    "torch._utils._rebuild_sparse_csr_tensor": "a torch sparse tensor",
+    "torch._utils._rebuild_nested_tensor": "a nested tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a meta tensor without values",
+    "torch._utils._rebuild_wrapper_subclass": "a tensor subclass",
+    "torch._utils._rebuild_device_tensor_from_numpy": "a tensor of another device",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": "a tensor of another device",
+}
+_MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
+
+#: Globals that only describe data. What torch.load allows by default under weights_only, plus argparse.Namespace, numpy's
+#: scalars and paths, which training scripts leave beside the weights. Nothing is called either way: the list decides when
+#: a file is more than data, and so what a user is told about it.
+_DATA = re.compile(
+    r"torch\.(cuda\.)?(sparse\.)?\w+(Storage|Tensor)|torch\.(storage\.\w+|Tensor|Size|device|\w*int\d+|\w*float\d\w*|bool)"
+    r"|torch\.(complex|bits)\d\w*|torch\.q\w+|torch\.per_(tensor|channel)_\w+|torch\._utils\._rebuild_\w+"
+    r"|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
+    r"|collections\.(OrderedDict|defaultdict|Counter)|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|dict|list"
+    r"|int|float|slice|range)|_codecs\.encode|argparse\.Namespace|types\.SimpleNamespace"
+    r"|pathlib\.(Pure)?(Posix|Windows)?Path|numpy\.(ndarray|dtype)|numpy\.dtypes\.\w+"
+    r"|numpy\.(_core|core)\.(multiarray\.(scalar|_reconstruct)|numeric\._frombuffer)"
+)
+
+
+def unsafe(globals_: frozenset[str]) -> list[str]:
+    """Those of a pickle's globals that make it more than data."""
+    return sorted(name for name in globals_ if not _DATA.fullmatch(name))
+
+
+@dataclass(frozen=True)
+class StorageRef:
+    """A storage that a pickle refers to.
+
+    Attributes:
+        key: Its name in the file.
+        dtype: Element type, or None for an untyped one, whose ``count`` is in bytes.
+        count: Number of elements.
+        start: First element of a view on another storage, in old files.
+    """
+
+    key: str
+    dtype: np.dtype | None
+    count: int
+    start: int = 0
+
+
+def storage_ref(reference: Persistent) -> StorageRef:
+    """The storage that a persistent id means.
+
+    Raises:
+        ValueError: It means something else.
+    """
+    match reference.id:
+        case ("storage", Global(name=kind), str() | int() as key, _, int() as count, *view):
+            dtype = _BY_NAME.get(kind)
+            if dtype is None and kind not in _UNTYPED:
+                raise ValueError(f"a storage of type {kind[:60]!r}")
+            start = 0
+            match view:
+                case [] | [None]:
+                    pass
+                case [(_, int() as start, int() as size)]:
+                    if start < 0 or size < 0 or start + size > count:
+                        raise ValueError("a view lies outside its storage")
+                case _:
+                    raise ValueError("a storage's view is not made of key, offset and size")
+            return StorageRef(str(key), dtype, count, start)
+    raise ValueError("a reference to something other than a storage")
+
+
+def is_tensor(value: Any) -> bool:
+    return isinstance(value, Call) and (
+        value.name in _STRIDED or value.name in _PARAMETER or value.name == _BY_TYPE or value.name in _UNSUPPORTED
+    )
+
+
+def as_mapping(value: Any) -> Mapping[Any, Any] | None:
+    """``value`` as a mapping, if a pickle's record is one."""
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, Call) or value.name not in _MAPPINGS:
+        return None
+    items: dict[Any, Any] = {}
+    for pairs in value.args:
+        if isinstance(pairs, list):  # OrderedDict([[key, value], …]), as pickle protocol 0 to 2 of Python 2 wrote it
+            items.update((p[0], p[1]) for p in pairs if isinstance(p, list | tuple) and len(p) == 2 and type(p[0]) is str)
+    return {**items, **value.items}
+
+
+def tensor(path: Path, name: str, value: Call, place: Callable[[StorageRef], tuple[int, int]]) -> Strided:
+    """Where and how the tensor ``name`` lies in the file.
+
+    Args:
+        place: First byte and length in bytes of a storage in the file.
+
+    Raises:
+        Malformed: Its arguments are not what PyTorch writes, or it reaches outside its storage.
+        CheckpointError: It is quantized, sparse or otherwise no plain array.
+    """
+    at = f"tensor {name!r}"
+    for _ in range(8):  # a parameter of a parameter of … is no file of PyTorch's
+        match value:
+            case Call(name=kind, args=(Call() as data, *_)) if kind in _PARAMETER:
+                value = data
+            case Call(name=kind, args=(Global(name=function), Global(name=cls), tuple() as args, *_)) if kind == _BY_TYPE:
+                if cls not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
+                    raise CheckpointError(f"{path}: {at} is a {cls[:60]}, which sift does not read")
+                value = Call(function, args)
+            case _:
+                break
+    if value.name in _UNSUPPORTED:
+        raise CheckpointError(
+            f"{path}: {at} is {_UNSUPPORTED[value.name]}, which sift does not read",
+            hint="save it as a plain dense tensor",
+        )
+    match value:
+        case Call(name=kind, args=(Persistent() as reference, int() as offset, tuple() as size, tuple() as stride, *rest)):
+            pass
+        case _:
+            raise Malformed(path, at, "its record is not one that PyTorch writes")
+    if kind not in _STRIDED:
+        raise Malformed(path, at, "its record is not one that PyTorch writes")
+    try:
+        storage = storage_ref(reference)
+        dtype = storage.dtype
+        if kind.endswith("_v3"):
+            named = rest[2] if len(rest) > 2 else None
+            dtype = _BY_NAME.get(named.name) if isinstance(named, Global) else None
+        if dtype is None:
+            raise ValueError("its dtype is none that sift knows")
+        shape = checked_shape(size, dtype.itemsize)
+        start, nbytes = place(storage)
+        if storage.dtype is not None and storage.count * storage.dtype.itemsize > nbytes:
+            raise ValueError(f"its storage has {nbytes} bytes for {storage.count} elements")
+        skipped = storage.start * dtype.itemsize
+        return Strided.placed(dtype, shape, stride, offset, start + skipped, nbytes - skipped)
+    except ValueError as error:
+        raise Malformed(path, at, str(error)) from None
+
+

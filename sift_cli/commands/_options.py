@@ -1,0 +1,65 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sift_cli.commands import _output
+from sift_cli.core.sparsity import parse_sparsity
+from sift_cli.errors import PlanError
+
+
+def _json(value: bool) -> bool:
+    _output.use_json(value)
+    return value
+
+
+def _sparsity(text: str | Fraction) -> Fraction:
+    try:
+        return parse_sparsity(text)
+    except PlanError as error:
+        raise typer.BadParameter(f"{error.message}; {error.hint}") from None
+
+
+class Shape(tuple[int, ...]):
+    """A shape as an option's value."""
+
+
+def _shape(text: str) -> Shape:
+    try:
+        shape = Shape(int(part) for part in text.replace(",", "x").split("x"))
+    except ValueError:
+        shape = Shape()
+    if not shape or min(shape) < 1:
+        raise typer.BadParameter(f"{text!r} is no shape; write it as 1x3x224x224")
+    return shape
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", callback=_json, is_eager=True)]
+Source = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or an architecture: torchvision:resnet18.")]
+Artifact = Annotated[str, typer.Argument(metavar="MODEL", help="A file that sift transform wrote.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Arch = Annotated[
+    str | None,
+    typer.Option(help="Architecture of the checkpoint: torchvision:resnet18, timm:…, package.module:factory."),
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Load pickles that run code. Only for files you trust.")
+]
+InputShape = Annotated[
+    Shape | None,
+    typer.Option("--input", parser=_shape, metavar="SHAPE", help="Shape of the input: 1x3x224x224."),
+]
+Sparsity = Annotated[
+    Fraction,
+    typer.Option(
+        parser=_sparsity, metavar="S", show_default=False,
+        help="Nominal sparsity in [0, 1): 0.9, 9/10 or 90%. It sets the width.",
+    ),
+]  # fmt: skip
+Seed = Annotated[int, typer.Option(help="Seed of masks and weights.", min=0)]

@@ -1,0 +1,44 @@
+"""Write a model as ONNX, with sift's operators for its sparse layers, or as a safetensors artifact.
+
+Examples:
+
+    sift export r18w90.safetensors --format onnx -o r18w90.onnx
+
+    sift export r18w90.safetensors -o copy.safetensors
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from sift_cli import api
+from sift_cli.commands import _output
+from sift_cli.commands._ask import choosing
+from sift_cli.commands._options import AllowPickle, Arch, Force, InputShape, Json, Output, Source
+
+
+class Format(StrEnum):
+    onnx = "onnx"
+    safetensors = "safetensors"
+
+
+def command(
+    model: Source,
+    output: Output,
+    format: Annotated[Format | None, typer.Option(help="By default what the output's suffix says.")] = None,
+    opset: Annotated[int | None, typer.Option(min=1, help="Version of the standard ONNX operators.")] = None,
+    arch: Arch = None,
+    input_shape: InputShape = None,
+    allow_pickle: AllowPickle = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    with _output.working(f"exporting {model}"):
+        written = choosing(
+            api.export, model, output=output, format=format.value if format else None, opset=opset, force=force,
+            arch=arch, allow_pickle=allow_pickle, input_shape=input_shape,
+        )  # fmt: skip
+    _output.written(written, output)

@@ -1,0 +1,121 @@
+"""Make a model larger and sparse at the MACs it has, verify the file, and print the certificate.
+
+Examples:
+
+    sift transform resnet18.pt --kind wide --sparsity 0.9 -o r18w90.safetensors
+
+    sift transform torchvision:resnet18 --sparsity 0.75 --dry-run
+
+    sift transform resnet18.pt --sparsity 0.5 --init preserve --match layer
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sift_cli import api, registry
+from sift_cli.commands import _output
+from sift_cli.commands._ask import choosing
+from sift_cli.commands._options import AllowPickle, Arch, Force, InputShape, Json, Seed, Source, Sparsity
+from sift_cli.core.plan import TransformPlan
+
+Kind = StrEnum("Kind", {name: name for name in registry.names("sift_cli.transforms")})
+
+
+class Match(StrEnum):
+    model = "model"
+    layer = "layer"
+
+
+class Init(StrEnum):
+    scratch = "scratch"
+    preserve = "preserve"
+
+
+def command(
+    model: Source,
+    sparsity: Sparsity | None = None,
+    kind: Annotated[Kind, typer.Option(help="The transform.")] = Kind("wide"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; by default MODEL-KIND-SPARSITY.safetensors here.")
+    ] = None,
+    match: Annotated[Match, typer.Option(help="Keep the MACs of the whole model, or of each sparse layer.")] = Match.model,
+    init: Annotated[Init, typer.Option(help="Draw new weights, or keep the function of the given ones.")] = Init.scratch,
+    multiple: Annotated[int | None, typer.Option(min=1, max=4096, help="Round widths to a multiple, for hardware.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only these layers become sparse.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="These layers stay dense.")] = None,
+    seed: Seed = 0,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Carry out this plan, as --dry-run --json prints it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and print the plan; read and write no weight.")] = False,
+    arch: Arch = None,
+    input_shape: InputShape = None,
+    allow_pickle: AllowPickle = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    if (sparsity is None) == (plan is None):
+        raise typer.BadParameter("give either --sparsity or --plan", param_hint="--sparsity")
+    decided = api.read_plan(plan) if plan is not None else None
+    options = {
+        "kind": kind.value, "sparsity": sparsity, "match": match.value, "init": init.value, "multiple": multiple,
+        "only": tuple(only or ()), "keep": tuple(keep or ()),
+    }  # fmt: skip
+    loading = {"arch": arch, "allow_pickle": allow_pickle, "input_shape": input_shape, "seed": seed}
+    if dry_run:
+        decided = decided or choosing(api.plan, model, **loading, **options)
+        _output.data(decided.to_json()) if json else _print_plan(decided)
+        return
+    if output is None:
+        named, share = (decided.kind, decided.sparsity) if decided is not None else (kind.value, sparsity)
+        output = Path(f"{_stem(model)}-{named}-{float(Fraction(share or 0)):g}.safetensors")
+    with _output.working(f"transforming {model}"):
+        written = choosing(
+            api.transform, model, output=output, decided=decided, force=force, **loading,
+            **({} if decided is not None else options),
+        )  # fmt: skip
+    if json:
+        assert written.plan is not None
+        _output.data({
+            **written.certificate.to_json(), "output": str(output), "bytes": written.bytes,
+            "solved_sparsity": written.plan.solved_sparsity,
+            "macs": {"before": written.plan.macs_before, "after": written.plan.macs_after},
+            "notes": list(written.plan.notes),
+        })  # fmt: skip
+        return
+    assert written.plan is not None
+    _summary(written.plan)
+    _output.certificate(written.certificate)
+    _output.text(f"wrote {output} ({_output.size(written.bytes)})")
+
+
+def _print_plan(plan: TransformPlan) -> None:
+    _output.table(
+        f"{plan.kind} {plan.architecture} at sparsity {plan.sparsity}",
+        ["layer", "role", "weights", "after", "kept", "density", "MACs", "after"],
+        (
+            [l.name, l.role, l.numel_before, l.numel_after, l.nonzero_after, f"{l.density:.4f}", l.macs_before, l.macs_after]
+            for l in plan.layers
+        ),
+        left=2,
+    )  # fmt: skip
+    _summary(plan)
+
+
+def _summary(plan: TransformPlan) -> None:
+    solved = plan.solved_sparsity
+    _output.text(
+        f"{plan.architecture}: {plan.macs_before:,} MACs ({2 * plan.macs_before:,} FLOPs) before, "
+        f"{plan.macs_after:,} MACs ({2 * plan.macs_after:,} FLOPs) after"
+        + (f"; nominal sparsity {plan.sparsity}, solved {solved:.5f}" if solved is not None else "")
+    )
+    for note in plan.notes:
+        _output.note(f"note: {note}")
+
+
+def _stem(model: str) -> str:
+    return Path(model).stem if Path(model).is_file() else model.rpartition(":")[2]

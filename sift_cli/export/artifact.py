@@ -1,0 +1,111 @@
+"""The sift artifact: a transformed model as one safetensors file, written and read back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sift_cli.checkpoint import artifact, open_checkpoint
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.core.masks import MaskSet
+from sift_cli.core.plan import ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.errors import Malformed, ModelError, PlanError
+from sift_cli.export import manifest
+from sift_cli.export.manifest import Manifest
+from sift_cli.models import build, example_inputs
+from sift_cli.surgery import TransformedModel, apply_edits, attach_masks
+
+
+def save(model: TransformedModel, path: Path) -> None:
+    """Write ``model`` to exactly ``path``: masked tensors sparse, the rest dense, plan and certificate in the metadata.
+
+    Raises:
+        ExportError: A tensor cannot be stored.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.module.state_dict().items()}
+    about = Manifest(model.plan, model.certificate, model.provenance)
+    artifact.write(path, tensors, model.masks, about.dumps())
+
+
+def load(path: Path, *, arch: str | None = None) -> TransformedModel:
+    """Read an artifact back: the plain architecture, resized by the stored plan, with the stored weights and masks.
+
+    Args:
+        path: A file that :func:`save` wrote.
+        arch: The architecture, if it is a Python callable of the user's: a file cannot choose code to run by itself.
+
+    Raises:
+        CheckpointError: The file is damaged or is no artifact.
+        ModelError: Its architecture needs a package that is not installed, or a callable that was not named.
+    """
+    with open_checkpoint(path) as checkpoint:
+        if not manifest.is_artifact(checkpoint.metadata):
+            raise ModelError(f"{path} was not written by sift transform", hint=f"sift transform {path} --kind wide")
+        about = manifest.loads(checkpoint.metadata, path)
+        architecture = about.plan.architecture
+        if architecture.source == "factory" and arch != architecture.name:
+            raise ModelError(
+                f"{path} is built by {architecture.name}, which is Python code on this machine",
+                hint=f"if that is what you want to run, pass --arch {architecture.name}",
+            )
+        module = _module(about.plan, checkpoint)
+        masks = MaskSet({name: mask for name in checkpoint.tensors if (mask := checkpoint.mask(name)) is not None})
+    attach_masks(module, masks)
+    inputs = tuple(
+        tensor for shape in about.plan.input_shapes for tensor in example_inputs(architecture, shape)
+    )
+    return TransformedModel(module.eval(), masks, about.plan, inputs, about.provenance, about.certificate)
+
+
+def _module(plan: TransformPlan, checkpoint: Checkpoint) -> nn.Module:
+    """The resized architecture with the file's tensors.
+
+    On the meta device first, so that a plan which does not fit the file is refused before it can ask for memory.
+    """
+    resized = _resized(build(plan.architecture, device="meta"), plan, checkpoint.path)
+    expected = {name: tuple(tensor.shape) for name, tensor in resized.state_dict().items()}
+    stored = {name: spec.shape for name, spec in checkpoint.tensors.items()}
+    for name in sorted(expected.keys() | stored.keys()):
+        if expected.get(name) != stored.get(name):
+            raise Malformed(
+                checkpoint.path, f"tensor {name!r}",
+                f"its plan makes it {expected.get(name, 'absent')}, but it is {stored.get(name, 'absent')}",
+            )  # fmt: skip
+    if any(name not in expected for name, _ in resized.named_buffers()):
+        # Buffers that are not in a state_dict are not in the file, so their values come from the constructor.
+        resized = _resized(build(plan.architecture, seed=0), plan, checkpoint.path)
+    state = {name: torch.from_numpy(checkpoint.read(name)) for name in expected}
+    resized.load_state_dict(state, assign=True, strict=True)
+    return resized
+
+
+def _resized(module: nn.Module, plan: TransformPlan, path: Path) -> nn.Module:
+    try:
+        resized, _ = apply_edits(module, [e for e in plan.edits if isinstance(e, ResizeAxis | SetAttribute)])
+    except PlanError as error:
+        raise Malformed(path, "its plan", error.message) from None
+    return resized
+
+
+def densified(model: TransformedModel) -> TransformedModel:
+    """The same model without masks: zeros stay where they were, and every weight may change from here on (SPDF).
+
+    The provenance keeps how sparse each weight was.
+    """
+    was = {name: 1 - mask.density for name, mask in model.masks.items()}
+    attach_masks(model.module, MaskSet())
+    return replace(model, masks=MaskSet(), provenance={**model.provenance, "densified": {"was_sparse": was}})
+
+
+def save_state_dict(model: TransformedModel, path: Path) -> None:
+    """Write the plain ``state_dict`` by ``torch.save``, without masks and metadata."""
+    torch.save(model.module.state_dict(), path)
+
+
+def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read back what :func:`save_state_dict` wrote."""
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
+    return state

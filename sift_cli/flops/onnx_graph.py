@@ -1,0 +1,257 @@
+"""An ONNX graph made ready for counting: functions inlined, dimensions bound, every shape inferred, no weight loaded.
+
+Shape inference knows neither sift's operators nor onnxruntime's fused ones. It works on a skeleton in which each of
+them is replaced by a standard operator with the same output shape and the same output name, and in which a large
+initializer is an input of its shape. The skeleton is thrown away; its shapes are what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, inliner, shape_inference
+
+from sift_cli.errors import Malformed, ModelError, Unreadable
+
+SIFT = "sift"
+MICROSOFT = "com.microsoft"
+_SPARSE_OPS = ((SIFT, "SparseConv"), (SIFT, "SparseLinear"))
+# Constants that shape arithmetic may read (axes, sizes, pads) are far smaller than any weight.
+_SMALL = 1024
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A flat graph with known shapes.
+
+    Attributes:
+        model: The model with all functions inlined but sift's; weights may lie outside of it.
+        folder: Where external data is looked for.
+        shapes: Shape of each value; None where inference did not find it.
+    """
+
+    model: onnx.ModelProto
+    folder: str
+    shapes: Mapping[str, tuple[int, ...] | None] = field(repr=False)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        return self.shapes.get(name)
+
+
+def read(source: onnx.ModelProto | str | Path, dims: Mapping[str, int]) -> Graph:
+    """Open a model and infer every shape of it.
+
+    Args:
+        source: A model, or a file; data in other files is not read.
+        dims: Sizes of symbolic dimensions by name. The first dimension of an input is a batch of 1 unless named here.
+
+    Raises:
+        Unreadable, Malformed: The file cannot be read, or is no ONNX model.
+        ModelError: A symbolic dimension has no size, or the shapes contradict each other.
+    """
+    if isinstance(source, onnx.ModelProto):
+        model, folder, name = source, "", source.graph.name or "the model"
+    else:
+        model, folder, name = _load(Path(source)), str(Path(source).parent), str(source)
+    if not model.graph.node:
+        raise ModelError(f"{name} has no operators to count")
+    model = _inlined(model)
+    skeleton = _skeleton(model, _binding(model.graph, dims))
+    try:
+        inferred = shape_inference.infer_shapes(skeleton, data_prop=True)
+    except (shape_inference.InferenceError, ValueError) as error:
+        raise ModelError(f"the shapes of {name} do not fit together: {str(error).strip().splitlines()[0]}") from error
+    graph = inferred.graph
+    shapes = {v.name: _fixed_shape(v.type) for v in (*graph.input, *graph.value_info, *graph.output)}
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return Graph(model, folder, shapes)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    for item in node.attribute:
+        if item.name == name:
+            value = helper.get_attribute_value(item)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def weight_shape(node: onnx.NodeProto) -> tuple[int, ...]:
+    """The dense shape of a sift operator's weight.
+
+    Raises:
+        ModelError: The node does not say.
+    """
+    shape = attribute(node, "weight_shape")
+    if not shape:
+        raise ModelError(f"{node.op_type} {node.name!r} has no attribute weight_shape", node=node.name)
+    return tuple(shape)
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise Unreadable(path, error.strerror or str(error)) from error
+    except DecodeError as error:
+        raise Malformed(path, "the protobuf", str(error)) from error
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    if all((function.domain, function.name) in _SPARSE_OPS for function in model.functions):
+        return model
+    return inliner.inline_selected_functions(model, list(_SPARSE_OPS), exclude=True)
+
+
+def _binding(graph: onnx.GraphProto, dims: Mapping[str, int]) -> dict[str, int]:
+    """Sizes of all symbolic dimensions of the inputs."""
+    bound = dict(dims)
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in stored]
+    symbols = {dim.dim_param for value in inputs for dim in value.type.tensor_type.shape.dim} - {""}
+    for name in sorted(set(dims) - symbols):
+        hint = f"it has {', '.join(sorted(symbols))}" if symbols else "all its dimensions have fixed sizes"
+        raise ModelError(f"the model's inputs have no dimension {name!r}", hint=hint, dim=name)
+    for value in inputs:
+        batch = value.type.tensor_type.shape.dim[:1]
+        if batch and batch[0].dim_param:
+            bound.setdefault(batch[0].dim_param, 1)
+    for value in inputs:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if axis and not dim.HasField("dim_value") and dim.dim_param not in bound:
+                name = dim.dim_param
+                hint = f"give it a size: dims={{{name!r}: 128}}" if name else "give the dimension a name in the model"
+                where = f"axis {axis} of input {value.name!r}"
+                raise ModelError(f"dimension {name or '?'} ({where}) has no size", hint=hint, dim=name)
+    return bound
+
+
+def _skeleton(model: onnx.ModelProto, binding: Mapping[str, int]) -> onnx.ModelProto:
+    source = model.graph
+    stored = {tensor.name for tensor in source.initializer}
+    inputs, initializers = [], []
+    for tensor in source.initializer:
+        if _numel(tensor) > _SMALL or tensor.data_location == TensorProto.EXTERNAL:
+            inputs.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        else:
+            initializers.append(tensor)
+    for sparse in source.sparse_initializer:
+        values = sparse.values
+        inputs.append(helper.make_tensor_value_info(values.name, values.data_type, list(sparse.dims)))
+    for value in source.input:
+        if value.name not in stored:
+            inputs.append(_bound(value, binding, batch=True))
+    nodes = [replacement for node in source.node for replacement in _standard(node, inputs)]
+    outputs = [_bound(value, binding, batch=False) for value in source.output]
+    known = [_bound(value, binding, batch=False) for value in source.value_info]
+    known = [value for value in known if _fixed_shape(value.type) is not None]
+    graph = helper.make_graph(nodes, "skeleton", inputs, outputs, initializers, value_info=known)
+    skeleton = helper.make_model(graph, ir_version=max(model.ir_version, 4))
+    del skeleton.opset_import[:]
+    skeleton.opset_import.extend(model.opset_import)
+    return skeleton
+
+
+def _bound(value: onnx.ValueInfoProto, binding: Mapping[str, int], *, batch: bool) -> onnx.ValueInfoProto:
+    """``value`` with sizes for its symbolic dimensions; a nameless first dimension of an input is a batch of 1."""
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(value)
+    for axis, dim in enumerate(copy.type.tensor_type.shape.dim):
+        if dim.dim_param in binding:
+            dim.dim_value = binding[dim.dim_param]
+        elif dim.dim_param:
+            dim.ClearField("dim_param")
+        elif batch and axis == 0 and not dim.HasField("dim_value"):
+            dim.dim_value = 1
+    return copy
+
+
+def _fixed_shape(kind: onnx.TypeProto) -> tuple[int, ...] | None:
+    tensor = kind.tensor_type
+    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return None
+    return tuple(dim.dim_value for dim in tensor.shape.dim)
+
+
+def _numel(tensor: TensorProto) -> int:
+    numel = 1
+    for n in tensor.dims:
+        numel *= n
+    return numel
+
+
+def _standard(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
+    """``node``, or standard nodes with the same outputs. A weight that only exists packed becomes one of ``inputs``."""
+    rule = _RULES.get((node.domain, node.op_type))
+    return rule(node, inputs) if rule else (node,)
+
+
+def _sparse_conv(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
+    shape = weight_shape(node)
+    weight = f"{node.output[0]}/weight"
+    inputs.append(helper.make_tensor_value_info(weight, TensorProto.FLOAT, shape))
+    conv = helper.make_node("Conv", [node.input[0], weight], node.output, kernel_shape=shape[2:])
+    conv.attribute.extend(a for a in node.attribute if a.name in ("strides", "pads", "dilations", "group", "auto_pad"))
+    return (conv,)
+
+
+def _sparse_linear(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
+    outputs, width = weight_shape(node)
+    weight = f"{node.output[0]}/weight"
+    inputs.append(helper.make_tensor_value_info(weight, TensorProto.FLOAT, (width, outputs)))
+    return (helper.make_node("MatMul", [node.input[0], weight], node.output),)
+
+
+def _fused(op: str, attributes: tuple[str, ...]) -> Callable[..., Iterable[onnx.NodeProto]]:
+    """An operator of onnxruntime that is a standard one and an activation."""
+
+    def rule(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
+        plain = helper.make_node(op, node.input[:3], node.output[:1])
+        plain.attribute.extend(a for a in node.attribute if a.name in attributes)
+        return (plain,)
+
+    return rule
+
+
+def _fused_matmul(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
+    left = "...ki" if attribute(node, "transA") else "...ik"
+    right = "...jk" if attribute(node, "transB") else "...kj"
+    return (helper.make_node("Einsum", node.input[:2], node.output, equation=f"{left},{right}->...ij"),)
+
+
+def _attention_with_weights(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
+    packed = f"{node.output[0]}/packed"
+    project = helper.make_node("MatMul", node.input[:2], [packed])
+    parts = [node.output[0], f"{packed}/1", f"{packed}/2"]
+    return project, helper.make_node("Split", [packed], parts, axis=-1, num_outputs=3)
+
+
+def _multi_head_attention(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
+    if len(node.input) < 3:
+        return (node,)
+    return (helper.make_node("Einsum", [node.input[0], node.input[2]], node.output[:1], equation="bqd,bkv->bqv"),)
+
+
+def _same_shape(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
+    return (helper.make_node("Identity", node.input[:1], node.output[:1]),)
+
+
+_WINDOW = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+_SAME_SHAPE = """
+    BiasGelu BiasSoftmax FastGelu Gelu QuickGelu RotaryEmbedding SimplifiedLayerNormalization
+    SkipLayerNormalization SkipSimplifiedLayerNormalization
+"""
+_RULES: dict[tuple[str, str], Callable[..., Iterable[onnx.NodeProto]]] = {
+    (SIFT, "SparseConv"): _sparse_conv,
+    (SIFT, "SparseLinear"): _sparse_linear,
+    (MICROSOFT, "FusedConv"): _fused("Conv", _WINDOW),
+    (MICROSOFT, "FusedGemm"): _fused("Gemm", ("transA", "transB")),
+    (MICROSOFT, "FusedMatMul"): _fused_matmul,
+    (MICROSOFT, "Attention"): _attention_with_weights,
+    (MICROSOFT, "MultiHeadAttention"): _multi_head_attention,
+    **{(MICROSOFT, op): _same_shape for op in _SAME_SHAPE.split()},
+}

@@ -1,0 +1,84 @@
+"""Constant weights of an ONNX graph: where they come from, and how many of their elements are not zero."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from sift_cli.errors import Malformed
+from sift_cli.flops.onnx_graph import Graph, attribute
+
+# Operators whose output has the elements of their first input.
+_SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant operand: the tensor it comes from, its elements, and those that are not zero."""
+
+    name: str
+    numel: int
+    nonzero: int
+
+
+class Weights:
+    """Looks up constant operands; a tensor is read when it is first asked for, and only counted."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._folder = graph.folder
+        self._dense = {tensor.name: tensor for tensor in graph.model.graph.initializer}
+        self._sparse = {tensor.values.name: tensor for tensor in graph.model.graph.sparse_initializer}
+        for node in graph.model.graph.node:
+            if node.op_type == "Constant":
+                for name, table in (("value", self._dense), ("sparse_value", self._sparse)):
+                    if (tensor := attribute(node, name)) is not None:
+                        table[node.output[0]] = tensor
+        self._made_by = {name: node for node in graph.model.graph.node for name in node.output}
+        self._seen: dict[tuple[str, float], Weight] = {}
+
+    def find(self, name: str, zero_point: str = "") -> Weight | None:
+        """The weight behind the value ``name``, or None where it is not a constant.
+
+        Args:
+            name: An operand of a product.
+            zero_point: The value that stands for zero in a quantised weight, if there is one.
+
+        Raises:
+            Malformed: Its data cannot be read.
+        """
+        while (node := self._made_by.get(name)) is not None and node.op_type != "Constant":
+            if node.op_type == "DequantizeLinear":
+                zero_point = node.input[2] if len(node.input) > 2 else ""
+            elif node.op_type not in _SAME_ELEMENTS:
+                return None
+            name = node.input[0]
+        zero = self._scalar(zero_point)
+        if zero is None or (name not in self._dense and name not in self._sparse):
+            return None
+        if (name, zero) not in self._seen:
+            self._seen[name, zero] = self._count(name, zero)
+        return self._seen[name, zero]
+
+    def _count(self, name: str, zero: float) -> Weight:
+        sparse = self._sparse.get(name)
+        dims = (sparse if sparse is not None else self._dense[name]).dims
+        values = self._read(sparse.values if sparse is not None else self._dense[name])
+        return Weight(name, math.prod(dims), int(np.count_nonzero(values != zero if zero else values)))
+
+    def _scalar(self, name: str) -> float | None:
+        """A zero point that is the same for all elements; 0 without one, None where there are several."""
+        if not name:
+            return 0.0
+        tensor = self._dense.get(name)
+        values = np.unique(self._read(tensor)) if tensor is not None else np.empty(0)
+        return float(values[0]) if values.size == 1 else None
+
+    def _read(self, tensor: onnx.TensorProto) -> np.ndarray:
+        try:
+            return numpy_helper.to_array(tensor, self._folder)
+        except (ValueError, OSError, onnx.checker.ValidationError) as error:
+            raise Malformed(self._folder or "the model", f"tensor {tensor.name!r}", str(error)) from error

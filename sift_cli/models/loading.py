@@ -1,0 +1,214 @@
+"""A file, or the name of an architecture → a model that runs."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sift_cli.checkpoint import open_checkpoint
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.core.plan import Architecture
+from sift_cli.errors import ModelError
+from sift_cli.models import fingerprints
+from sift_cli.models.building import build, example_inputs
+from sift_cli.models.identify import candidates, identify, shapes_of, views
+from sift_cli.models.naming import parse_architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Metadata key of the files that sift writes after a transform.
+TRANSFORMED = "sift.model"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with weights, and where they came from. Nothing in sift changes it in place.
+
+    Attributes:
+        module: The model in eval mode, on the CPU, in float32.
+        inputs: Example inputs, a batch of one.
+        architecture: How to build the module again.
+        provenance: JSON values: ``source``, the name of the file or of the architecture; ``sha256`` of the file, or the
+            ``seed`` of random weights; ``versions`` of the libraries; ``notes`` on what was changed on the way.
+    """
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    architecture: Architecture
+    provenance: Mapping[str, Any]
+
+
+def load(
+    source: str | Path,
+    *,
+    arch: str | Architecture | None = None,
+    allow_pickle: bool = False,
+    seed: int = 0,
+    input_shape: tuple[int, ...] | None = None,
+    weights: bool = True,
+) -> LoadedModel:
+    """Load a model from a file, or build one from its name.
+
+    Args:
+        source: A file with weights; or, where there is no such file, an architecture such as ``torchvision:resnet18``,
+            which is built with random weights.
+        arch: Architecture of a file, instead of recognising it. A string leaves the number of classes to the file; an
+            :class:`Architecture` is taken as it is.
+        allow_pickle: Load pickles that run code.
+        seed: Seed of random weights.
+        input_shape: Shape of the example input, batch included, instead of the architecture's own.
+        weights: False leaves the model on the meta device: shapes without values, and not a weight is read.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+        UnknownArchitecture, AmbiguousArchitecture: No architecture, or several, fit the file.
+        MissingExtra: The architecture's package is not installed.
+        ModelError: The weights do not fit the architecture, or the file was written by ``sift transform``.
+    """
+    path, device = Path(source), "cpu" if weights else "meta"
+    if not path.exists() and _names_architecture(str(source)):
+        if arch is not None:
+            raise ModelError(f"{source} is an architecture already", hint="leave out --arch, or name a file")
+        return _random(parse_architecture(str(source)), seed, input_shape, device)
+    with open_checkpoint(path, allow_pickle=allow_pickle) as checkpoint:
+        if TRANSFORMED in checkpoint.metadata:
+            raise ModelError(f"{path} is a model that sift transformed", hint="start from the file it was made from")
+        architecture, notes = _architecture(checkpoint, arch)
+        module = build(architecture, seed=seed).float()
+        notes += _fill(module, checkpoint, architecture)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    facts = {"source": path.name, "sha256": digest, "versions": _versions(architecture), "notes": notes}
+    return LoadedModel(module, example_inputs(architecture, input_shape, device=device), architecture, facts)
+
+
+def _random(architecture: Architecture, seed: int, input_shape: tuple[int, ...] | None, device: str) -> LoadedModel:
+    module = build(architecture, device=device, seed=seed).float()
+    facts = {
+        "source": str(architecture),
+        "seed": seed,
+        "versions": _versions(architecture),
+        "notes": [f"the weights are {architecture}'s random initialisation with seed {seed}"],
+    }
+    return LoadedModel(module, example_inputs(architecture, input_shape, device=device), architecture, facts)
+
+
+def _names_architecture(text: str) -> bool:
+    """Whether a text that is no file is meant as an architecture and not as a file that is missing."""
+    return ":" in text or any(name.partition(":")[2] == text for name in fingerprints.table().names)
+
+
+def _architecture(checkpoint: Checkpoint, arch: str | Architecture | None) -> tuple[Architecture, list[str]]:
+    if arch is None:
+        found = identify(checkpoint)
+        note = f"taken for {found.architecture}; the same tensors fit {', '.join(map(str, found.others))}"
+        return found.architecture, [note] if found.others else []
+    if isinstance(arch, Architecture):
+        return arch, []
+    wanted = parse_architecture(arch)
+    for one in candidates(checkpoint):
+        for architecture in (one.architecture, *one.same):
+            if str(architecture) == str(wanted):
+                return architecture, []
+    return _with_classes(wanted, checkpoint), []
+
+
+def _with_classes(architecture: Architecture, checkpoint: Checkpoint) -> Architecture:
+    """The architecture with ``num_classes`` of the file, where the number of classes is all that they differ in."""
+    expected = {name: tuple(tensor.shape) for name, tensor in build(architecture, device="meta").state_dict().items()}
+    shapes = shapes_of(_closest_view(checkpoint, expected))
+    sizes = {
+        sizes
+        for name in expected.keys() & shapes.keys()
+        for sizes in zip(expected[name], shapes[name], strict=False)
+        if sizes[0] != sizes[1]
+    }
+    if len(sizes) != 1:
+        return architecture
+    ((_, classes),) = sizes
+    resized = Architecture(architecture.source, architecture.name, {**architecture.kwargs, "num_classes": classes})
+    try:
+        build(resized, device="meta")
+    except ModelError:
+        return architecture  # it takes no number of classes; the report of the shapes says what is wrong
+    return resized
+
+
+def _closest_view(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
+    return max(views(checkpoint), key=lambda view: len(view.tensors.keys() & set(names)))
+
+
+def _fill(module: nn.Module, checkpoint: Checkpoint, architecture: Architecture) -> list[str]:
+    """Copy every tensor of the file into the model; returns notes on what was cast.
+
+    Raises:
+        ModelError: Names or shapes differ; nothing has been copied then.
+    """
+    state = module.state_dict()
+    view = _closest_view(checkpoint, state)
+    _check(view, {name: tuple(tensor.shape) for name, tensor in state.items()}, architecture)
+    cast = set()
+    for name, tensor in state.items():
+        if name not in view.tensors or tensor.is_meta:
+            continue
+        if tensor.is_floating_point() and view.tensors[name].dtype != "F32":
+            cast.add(view.tensors[name].dtype)
+        np.copyto(tensor.numpy(), view.read(name), casting="unsafe")
+    return [f"weights stored as {dtype} were cast to float32" for dtype in sorted(cast)]
+
+
+def _check(view: Checkpoint, expected: fingerprints.Shapes, architecture: Architecture) -> None:
+    shapes = shapes_of(view)
+    missing = [name for name in expected if name not in shapes and fingerprints.counts(name)]
+    unexpected = [name for name in shapes if name not in expected and fingerprints.counts(name)]
+    misshapen = [
+        f"{name} is {_by(shapes[name])} instead of {_by(shape)}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    problems = []
+    if missing:
+        problems.append(f"it lacks {_some([_with_nearest(name, unexpected) for name in missing[:3]], len(missing))}")
+    if unexpected:
+        problems.append(f"it has {_some(unexpected[:3], len(unexpected))}, which the model has not")
+    if misshapen:
+        problems.append(_some(misshapen[:3], len(misshapen)))
+    if problems:
+        raise ModelError(
+            f"{view.path} does not fit {architecture}: {'; '.join(problems)}",
+            hint="pass another --arch",
+            missing=missing,
+            unexpected=unexpected,
+        )
+
+
+def _with_nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"{name} (nearest: {near[0]})" if near else name
+
+
+def _some(shown: list[str], total: int) -> str:
+    return ", ".join(shown) + (f" and {total - len(shown)} more" if total > len(shown) else "")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"
+
+
+def _versions(architecture: Architecture) -> dict[str, str]:
+    """Versions of torch and of the package behind the architecture's source, if there is one."""
+    found = {}
+    for package in ("torch", architecture.source):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

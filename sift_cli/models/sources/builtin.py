@@ -1,0 +1,33 @@
+"""Architectures that come with sift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_NAMES = ("cifar_resnet18", "cifar_resnet34")
+
+
+def names() -> tuple[str, ...]:
+    return _NAMES
+
+
+def has(name: str) -> bool:
+    return name in _NAMES
+
+
+def variants(name: str) -> tuple[dict[str, Any], ...]:
+    return ({},)
+
+
+def build(name: str, **kwargs: Any) -> nn.Module:
+    from sift_cli.models.cifar_resnet import DEPTHS, CifarResNet
+
+    return CifarResNet(DEPTHS[name], **kwargs)
+
+
+def input_shape(name: str, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    return (1, 3, 32, 32)

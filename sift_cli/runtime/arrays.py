@@ -1,0 +1,69 @@
+"""Inputs from ``.npy`` files and outputs into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sift_cli.errors import Malformed, ModelError, OutputUnwritable, Unreadable
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+def read_inputs(texts: Sequence[str], opened: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:
+    """Arrays for a session's inputs from ``FILE.npy`` or ``NAME=FILE.npy``.
+
+    Raises:
+        Unreadable, Malformed: A file cannot be read, or is no array of numbers.
+        ModelError: The model has no such input, or wants another shape.
+    """
+    wanted = {node.name: node for node in opened.get_inputs()}
+    arrays: dict[str, np.ndarray] = {}
+    for text in texts:
+        name, _, file = text.rpartition("=")
+        if not name:
+            if len(wanted) > 1:
+                raise ModelError(f"the model has {len(wanted)} inputs", hint=f"write --input {next(iter(wanted))}={file}")
+            name = next(iter(wanted))
+        if name not in wanted:
+            raise ModelError(f"the model has no input {name!r}", hint=f"it has: {', '.join(wanted)}")
+        array = _read(file)
+        shape = wanted[name].shape
+        fits = len(shape) == array.ndim and all(
+            not isinstance(d, int) or d == n for d, n in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise ModelError(f"input {name!r} takes the shape {shape}, and {file} has {list(array.shape)}")
+        arrays[name] = array
+    return arrays
+
+
+def _read(file: str) -> np.ndarray:
+    try:
+        array = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise Unreadable(file, error.strerror or str(error)) from None
+    except (ValueError, EOFError) as error:
+        raise Malformed(file, "its header", str(error).splitlines()[0]) from None
+    if not isinstance(array, np.ndarray):
+        raise Malformed(file, "its header", "it is an archive and not one array")
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def write_outputs(outputs: Mapping[str, np.ndarray], suffix: str, path: Path) -> None:
+    """Write the first output (``.npy``) or all of them (``.npz``) to exactly ``path``.
+
+    Raises:
+        OutputUnwritable: Another suffix.
+    """
+    if suffix not in (".npy", ".npz"):
+        raise OutputUnwritable(path, f"{suffix or 'no suffix'} is neither .npy nor .npz")
+    with open(path, "wb") as file:
+        if suffix == ".npy":
+            np.save(file, next(iter(outputs.values())))
+        else:
+            np.savez(file, **dict(outputs))

@@ -1,0 +1,192 @@
+"""onnxruntime sessions with sift's ops in them, and which kernel each of those ran."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sift_cli.core.seeds import generator
+from sift_cli.errors import Malformed, RuntimeUnavailable, SiftError, Unreadable
+from sift_cli.runtime.library import Watch, library_path, watch
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+#: The oldest onnxruntime that offers what the ops need: its thread pool to custom ops.
+OLDEST = (1, 17)
+
+_watches: weakref.WeakKeyDictionary[Any, Watch] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """What one sparse op of a session ran.
+
+    Attributes:
+        node: The node's name.
+        op: "SparseConv" or "SparseLinear".
+        kernel: Name of the kernel of its latest run; None where it has not run yet.
+        isa: The instruction set of that kernel: "avx2", "scalar"; None where it has not run yet.
+        runs: How often it ran.
+    """
+
+    node: str
+    op: str
+    kernel: str | None
+    isa: str | None
+    runs: int
+
+
+def session(
+    model: str | PathLike[str] | bytes,
+    *,
+    threads: int | None = None,
+    library: bool = True,
+    options: onnxruntime.SessionOptions | None = None,
+) -> onnxruntime.InferenceSession:
+    """Open a model in onnxruntime, on the CPU, with sift's ops registered.
+
+    Args:
+        model: Path of an ``.onnx`` file, or its bytes.
+        threads: Threads within an op; None leaves it to onnxruntime (one a core). Results do not depend on it.
+        library: False leaves the native library out: onnxruntime then runs the fallback functions in the model.
+        options: Session options to start from. They are changed: ``threads`` and the library are set on them.
+
+    Raises:
+        RuntimeUnavailable: No onnxruntime, one older than 1.17, no native library, a ``SIFT_FORCE_ISA`` that does not
+            fit, or an op in the model that neither onnxruntime nor the library knows.
+        Unreadable: There is no such file, or the system refuses it.
+        Malformed: The file is not a model that onnxruntime accepts; the sentence is onnxruntime's or the op's own.
+    """
+    ort = _onnxruntime()
+    if options is None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, with the same words; it need not be logged too
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    source: str | bytes = model if isinstance(model, bytes) else str(Path(model))
+    if isinstance(source, str):
+        _check_readable(source)
+    if not library:
+        return _open(ort, source, options)
+    path = library_path()
+    with watch(path) as seen:
+        try:
+            options.register_custom_ops_library(path)
+        except Exception as error:
+            raise RuntimeUnavailable(f"onnxruntime does not accept {path}: {_sentence(error)}") from None
+        opened = _open(ort, source, options)
+    _watches[opened] = seen
+    return opened
+
+
+def kernels(opened: onnxruntime.InferenceSession) -> tuple[KernelReport, ...]:
+    """Which kernel each sparse op of ``opened`` ran, as the library itself recorded it, in order of creation.
+
+    Empty where the session was opened without the library, or by another function than :func:`session`: the model's
+    fallback functions then ran, as plain onnxruntime nodes.
+    """
+    seen = _watches.get(opened)
+    return tuple(KernelReport(**entry) for entry in seen.report()) if seen else ()
+
+
+def random_inputs(opened: onnxruntime.InferenceSession, batch: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
+    """Standard normal values for every float input, zeros for integer and bool ones, by name.
+
+    The first dimension, where it is not fixed, becomes ``batch``, any other that is not fixed 1. The values depend on
+    the name, the shape and the seed alone.
+
+    Raises:
+        RuntimeUnavailable: An input is not a tensor of numbers.
+    """
+    inputs = {}
+    for node in opened.get_inputs():
+        dtype = _NUMPY.get(node.type)
+        if dtype is None:
+            raise RuntimeUnavailable(
+                f"no random values for input {node.name!r} of type {node.type}", hint="pass the input from a file"
+            )
+        shape = [d if isinstance(d, int) else batch if axis == 0 else 1 for axis, d in enumerate(node.shape)]
+        if dtype.kind == "f":
+            inputs[node.name] = generator(seed, node.name, "input").standard_normal(shape).astype(dtype)
+        else:
+            inputs[node.name] = np.zeros(shape, dtype)
+    return inputs
+
+
+_NUMPY = {
+    f"tensor({name})": np.dtype(numpy_name)
+    for name, numpy_name in {
+        "float16": "float16",
+        "float": "float32",
+        "double": "float64",
+        "bool": "bool",
+        **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    }.items()
+}
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeUnavailable(f"onnxruntime cannot be imported: {error}", hint="pip install onnxruntime") from None
+    version = tuple(int(part) for part in re.findall(r"\d+", onnxruntime.__version__)[:2])
+    if version < OLDEST:
+        raise RuntimeUnavailable(
+            f"onnxruntime {onnxruntime.__version__} is too old: sift needs 1.17 or newer",
+            hint="pip install -U onnxruntime",
+        )
+    return onnxruntime
+
+
+def _check_readable(path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise Unreadable(path, error.strerror or str(error)) from None
+
+
+def _open(ort: Any, source: str | bytes, options: Any) -> Any:
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime."):
+            raise
+        raise _refusal(source, error) from None
+
+
+def _refusal(source: str | bytes, error: Exception) -> SiftError:
+    """onnxruntime's exception as one of sift's. Its class says little: all that an op refuses is a RuntimeException."""
+    why = _sentence(error)
+    if "SIFT_FORCE_ISA" in why:
+        return RuntimeUnavailable(why, hint="unset SIFT_FORCE_ISA to use the best there is")
+    if unknown := re.search(r"(\S+?)\(-?\d+\) is not a registered function/op", why):
+        return RuntimeUnavailable(
+            f"{unknown[1]} is an op that onnxruntime does not know here",
+            hint="ops of the domain sift need the native library, others the library of whoever made the model",
+        )
+    if "Unsupported model IR version" in why or "opset versions. Opset" in why:
+        return RuntimeUnavailable(f"this onnxruntime is too old for the model: {why}", hint="pip install -U onnxruntime")
+    op = re.match(r"(Sparse\w+ node '.*?'): (.*)", why)
+    at, why = (op[1], op[2]) if op else ("its graph", why)
+    return Malformed("the model" if isinstance(source, bytes) else source, at, why)
+
+
+#: What onnxruntime puts before its sentences: code, stage, and the place in its own source.
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Exception during initialization: |Load model from .*? failed:"
+    r"|This is an invalid model\. |Invalid model\. |Fatal error: "
+    r"|\S+\.(?:cc|h):\d+ [^()]*(?:\((?:[^()]|\([^()]*\))*\))+ (?:const )?"
+)
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(_NOISE.sub("", str(error)).split()).rstrip(".")

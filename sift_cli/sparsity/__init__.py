@@ -1,0 +1,1 @@
+"""Masks at work: how they are drawn and how they are stored."""

@@ -1,0 +1,32 @@
+"""What was read back is what was to be written, bit for bit: every tensor and every mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sift_cli.core.certificate import Claim, claim
+from sift_cli.surgery import TransformedModel
+from sift_cli.verify.evidence import Evidence
+
+
+def measure(evidence: Evidence) -> Iterator[Claim]:
+    written, read = _bytes(evidence.written), _bytes(evidence.artifact)
+    same = sum(1 for name in written if np.array_equal(written[name], read.get(name)))
+    yield claim(
+        "roundtrip",
+        same == len(written) == len(read),
+        before=len(written),
+        after=same,
+        bound=f"all {len(written)} tensors and masks identical bit for bit",
+        counter="bytes",
+    )
+
+
+def _bytes(model: TransformedModel) -> dict[str, np.ndarray]:
+    tensors = {
+        name: np.ascontiguousarray(tensor.detach().numpy()).reshape(-1).view(np.uint8)
+        for name, tensor in model.module.state_dict().items()
+    }
+    return tensors | {f"mask of {name}": mask.bits for name, mask in model.masks.items()}

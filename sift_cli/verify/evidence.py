@@ -1,0 +1,56 @@
+"""What the checks look at, and the run over all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx
+
+from sift_cli import registry
+from sift_cli.core.certificate import Certificate
+from sift_cli.errors import VerificationFailed
+from sift_cli.export.onnx import to_onnx
+from sift_cli.models import LoadedModel
+from sift_cli.surgery import TransformedModel
+
+CHECKS = "sift_cli.verify.checks"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The original, what was to be written, and what was read back.
+
+    Attributes:
+        original: The model before the transform.
+        written: The transformed model as it was in memory.
+        artifact: The transformed model as read back from the file.
+    """
+
+    original: LoadedModel
+    written: TransformedModel
+    artifact: TransformedModel
+
+    @cached_property
+    def onnx(self) -> onnx.ModelProto:
+        """The ONNX export of the artifact."""
+        return to_onnx(self.artifact.module, self.artifact.inputs, self.artifact.masks, {})
+
+
+def certify(evidence: Evidence) -> Certificate:
+    """Measure every claim that the plan promises.
+
+    Raises:
+        VerificationFailed: A claim does not hold; carries the certificate with all of them.
+    """
+    checks = registry.discover(CHECKS)
+    certificate = Certificate()
+    for promise in evidence.written.plan.promises:
+        certificate += checks[promise].measure(evidence)
+    if not certificate.held:
+        first = certificate.broken[0]
+        raise VerificationFailed(
+            f"the claim {first.name} does not hold by {first.counter}: {first.after}, but it has to be {first.bound}",
+            certificate,
+        )
+    return certificate

@@ -1,0 +1,121 @@
+"""Write an ONNX file and measure it: counted from the file, and run by onnxruntime with and without sift's library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from sift_cli.checkpoint import open_checkpoint
+from sift_cli.core.certificate import Certificate, Claim, claim
+from sift_cli.errors import ExportError, RuntimeUnavailable, VerificationFailed
+from sift_cli.export.manifest import Manifest
+from sift_cli.export.onnx import to_onnx
+from sift_cli.flops import count_module, count_onnx
+from sift_cli.models import LoadedModel
+from sift_cli.runtime import library_path, session
+from sift_cli.surgery import TransformedModel
+
+#: Largest difference between torch and onnxruntime in float32, as a part of the largest output.
+BOUND = 1e-4
+BATCHES = (1, 5)
+
+
+def write_onnx(model: LoadedModel | TransformedModel, path: Path, *, opset: int) -> Certificate:
+    """Export ``model`` to exactly ``path`` and verify the file.
+
+    Raises:
+        ExportError: The model cannot be exported.
+        VerificationFailed: The file does not count or compute what the model does.
+    """
+    masks = model.masks if isinstance(model, TransformedModel) else {}
+    proto = to_onnx(model.module, model.inputs, masks, {}, opset=opset)
+    _write(proto, path)
+    certificate = Certificate(tuple(_measure(model, path)))
+    if not certificate.held:
+        first = certificate.broken[0]
+        raise VerificationFailed(
+            f"the claim {first.name} does not hold by {first.counter}: {first.after}, but it has to be {first.bound}",
+            certificate,
+        )
+    if isinstance(model, TransformedModel):
+        about = Manifest(model.plan, certificate, model.provenance)
+        measured = onnx.load(path).graph.SerializeToString(deterministic=True)
+        onnx.helper.set_model_props(proto, about.dumps())
+        _write(proto, path)
+        if onnx.load(path).graph.SerializeToString(deterministic=True) != measured:
+            raise VerificationFailed("the graph changed when its certificate was written into the file", certificate)
+    return certificate
+
+
+def _write(proto: onnx.ModelProto, path: Path) -> None:
+    if proto.ByteSize() >= 2**31:
+        raise ExportError(f"the model takes {proto.ByteSize():,} bytes, and one ONNX file holds 2 GB at the most")
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _measure(model: LoadedModel | TransformedModel, path: Path) -> Iterator[Claim]:
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exporter made an invalid model: {str(error).splitlines()[0]}") from None
+    nonzero = model.nonzero if isinstance(model, TransformedModel) else None
+    expected = count_module(model.module, model.inputs, counter="dispatch", nonzero=nonzero)
+    counted = count_onnx(path)
+    if isinstance(model, TransformedModel):
+        macs = model.plan.macs_after if model.masks else expected.sparse
+        yield claim(
+            "iso_flop", counted.sparse == macs == expected.sparse, before=model.plan.macs_before, after=counted.sparse,
+            bound=f"{macs:,} MACs, as planned and as torch counts", counter="onnx",
+        )  # fmt: skip
+        yield _cardinality(model, path)
+    yield from _outputs(model, path)
+
+
+def _cardinality(model: TransformedModel, path: Path) -> Claim:
+    with open_checkpoint(path) as file:
+        stored = {name: mask for name in file.tensors if (mask := file.mask(name)) is not None}
+    same = sum(
+        1 for name, mask in model.masks.items() if name in stored and np.array_equal(stored[name].bits, mask.bits)
+    )
+    return claim(
+        "mask_cardinality", same == len(model.masks) == len(stored), before=model.masks.nonzero,
+        after=sum(mask.nonzero for mask in stored.values()),
+        bound=f"{len(model.masks)} masks identical bit for bit", counter="onnx",
+    )  # fmt: skip
+
+
+def _outputs(model: LoadedModel | TransformedModel, path: Path) -> Iterator[Claim]:
+    random = torch.Generator().manual_seed(1)
+    batches = [
+        tuple(torch.randn(size, *tensor.shape[1:], generator=random) for tensor in model.inputs) for size in BATCHES
+    ]
+    with torch.no_grad():
+        expected = [model.module(*inputs).numpy() for inputs in batches]
+    sessions = {"onnxruntime without sift": False}
+    try:
+        library_path()
+        sessions["onnxruntime with sift"] = True
+    except RuntimeUnavailable:
+        pass  # a file for another machine; nothing is claimed then
+    for counter, library in sessions.items():
+        run = session(path, library=library)
+        names = [item.name for item in run.get_inputs()]
+        error, shapes = 0.0, True
+        for inputs, wanted in zip(batches, expected, strict=True):
+            feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+            (got,) = run.run(None, feed)
+            shapes &= got.shape == wanted.shape
+            if shapes:
+                error = max(error, float(np.abs(got - wanted).max() / np.abs(wanted).max()))
+        yield claim(
+            "io_shapes", shapes, before=[list(w.shape) for w in expected], after="as before" if shapes else "other",
+            bound="the shapes of the torch model", counter=counter,
+        )  # fmt: skip
+        yield claim(
+            "same_function", shapes and error <= BOUND, before=0.0, after=error, counter=counter,
+            bound=f"at most {BOUND} of the largest output, batches of {' and '.join(map(str, BATCHES))}",
+        )  # fmt: skip

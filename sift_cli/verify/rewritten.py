@@ -1,0 +1,57 @@
+"""A file that holds a model in another form: nothing about the model may have changed, not by one bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from sift_cli.core.certificate import Certificate, claim
+from sift_cli.core.masks import Mask
+from sift_cli.errors import VerificationFailed
+from sift_cli.surgery import TransformedModel
+
+
+def certify_rewritten(
+    model: TransformedModel, state: Mapping[str, torch.Tensor], masks: Mapping[str, Mask]
+) -> Certificate:
+    """Measure that ``state`` and ``masks``, as read back, are those of ``model``, and that its outputs are the same bits.
+
+    Raises:
+        VerificationFailed: Something changed.
+    """
+    expected = model.module.state_dict()
+    same = sum(1 for name in expected if name in state and _bits_equal(expected[name], state[name]))
+    kept = sum(1 for name in model.masks if name in masks and np.array_equal(model.masks[name].bits, masks[name].bits))
+    whole = len(expected) + len(model.masks)
+    roundtrip = claim(
+        "roundtrip",
+        same + kept == whole == len(state) + len(masks),
+        before=whole,
+        after=same + kept,
+        bound=f"all {whole} tensors and masks identical bit for bit",
+        counter="bytes",
+    )
+    certificate = Certificate((roundtrip,))
+    if roundtrip.held:
+        again = copy.deepcopy(model.module)
+        again.load_state_dict(dict(state), strict=True)
+        with torch.no_grad():
+            before, after = model.module(*model.inputs), again(*model.inputs)
+        certificate += [
+            claim(
+                "same_function", _bits_equal(before, after), before=0.0, after=float((before - after).abs().max()),
+                bound="0: outputs identical bit for bit", counter="torch",
+            )  # fmt: skip
+        ]
+    if not certificate.held:
+        raise VerificationFailed(
+            f"the file is not the model: {certificate.broken[0].name} is {certificate.broken[0].after}", certificate
+        )
+    return certificate
+
+
+def _bits_equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
