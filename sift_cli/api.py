@@ -115,9 +115,11 @@ def flops(
             raise ModelError("--count official is defined for torch models", hint="give the checkpoint, not the ONNX file")
         return count_onnx(Path(source), dims=dims)
     model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
-    nonzero = _nonzero(model)
+    masked = getattr(model, "nonzero", {})
     if count == "official":
-        return count_official(model.module, model.inputs, nonzero=nonzero)
+        return count_official(model.module, model.inputs, nonzero=masked)
+    # Without masks zeros are counted, in a file. Weights drawn for a name are all weights: a normal draw can be 0 by chance.
+    nonzero = masked if masked or not Path(source).is_file() else None
     by_fvcore, by_dispatch = cross_check(model.module, model.inputs, nonzero=nonzero)
     return by_fvcore if counter == "fvcore" else by_dispatch
 
@@ -416,11 +418,6 @@ def _artifact(model: LoadedModel | TransformedModel, source: str | Path) -> Tran
     if not isinstance(model, TransformedModel):
         raise ModelError(f"{source} was not written by sift transform", hint=f"sift transform {source} --kind wide")
     return model
-
-
-def _nonzero(model: LoadedModel | TransformedModel) -> dict[str, int] | None:
-    """Kept weights by the masks; without masks None, which counts the values."""
-    return getattr(model, "nonzero", None) or None
 
 
 def _is_onnx(source: str | Path) -> bool:

@@ -24,7 +24,11 @@ _LOOKALIKES = (
     (b"GGUF", "it is a GGUF file of llama.cpp", None),
     (b"\x1f\x8b", "it is compressed with gzip", "gunzip it first"),
     (b"\x93NUMPY", "it is a NumPy array without a name", None),
-    (b"\x80", "it is a bare pickle that torch.save did not write", "save its tensors with torch.save or as safetensors"),
+    (
+        b"\x80",
+        "it is a bare pickle that torch.save did not write",
+        "save its tensors with torch.save or as safetensors",
+    ),
 )
 
 

@@ -32,7 +32,7 @@ class ByteFile:
                 raise Unreadable(path, "it is a folder", hint="name the checkpoint file inside it")
             if not stat.S_ISREG(status.st_mode):
                 raise Unreadable(path, "it is not a regular file")
-            self._file = open(path, "rb", buffering=0)
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - close() is the context
         except FileNotFoundError:
             raise Unreadable(path, "there is no such file") from None
         except (OSError, ValueError) as error:
@@ -55,7 +55,7 @@ class ByteFile:
         if offset < 0 or count < 0 or offset + count > self.size:
             raise Malformed(self.path, at, f"it needs bytes {offset} to {offset + count} of a file of {self.size}")
         data = np.empty(count, np.uint8)
-        view = memoryview(data)
+        view = data.data
         done = 0
         try:
             self._file.seek(offset)
@@ -84,8 +84,10 @@ class Window(io.BufferedReader):
         self._size = file.size
 
     def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._size - self.tell())
-        return super().read(left if size is None or size < 0 else min(size, left))
+        if size is None or not 0 <= size <= io.DEFAULT_BUFFER_SIZE:
+            left = max(0, self._size - self.tell())
+            size = left if size is None or size < 0 else min(size, left)
+        return super().read(size)
 
 
 class _Raw(io.RawIOBase):

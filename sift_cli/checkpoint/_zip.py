@@ -12,8 +12,8 @@ from sift_cli.checkpoint._bytes import ByteFile, Window
 from sift_cli.errors import CheckpointError, Malformed
 
 MAGIC = b"PK\x03\x04"
-#: Records that are parsed whole (pickles, code, JSON) and may be compressed; far above what any model needs.
-_MAX_RECORD = 512 * 2**20
+#: Bytes that all compressed records of one file may expand to together; the code of the largest models has about 10 MB.
+_MAX_INFLATED = 64 * 2**20
 _ERRORS = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -42,6 +42,7 @@ class Archive:
             self._zip = zipfile.ZipFile(Window(file))
         except _ERRORS as error:
             raise Malformed(file.path, "its zip directory", str(error) or type(error).__name__) from None
+        self._inflated = 0
         self._records: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
             if info.filename in self._records:
@@ -55,13 +56,29 @@ class Archive:
         return tuple(self._records)
 
     def read(self, name: str) -> bytes:
-        """A record whole, decompressed, its checksum verified.
+        """A record whole, which must be stored uncompressed.
+
+        Its checksum is verified unless it is 0: PyTorch may be told to write none.
 
         Raises:
-            Malformed: It is missing, damaged, or it expands far beyond what such a record holds.
+            Malformed: It is missing or damaged, see also :meth:`place`.
+            CheckpointError: It is compressed.
+        """
+        start, size = self.place(name)
+        data = self._file.read(start, size, f"record {name!r}").tobytes()
+        if self._records[name].CRC not in (0, zlib.crc32(data)):
+            raise Malformed(self._file.path, f"record {name!r}", "its checksum is another")
+        return data
+
+    def inflate(self, name: str) -> bytes:
+        """A record whole, which may be compressed, its checksum verified.
+
+        Raises:
+            Malformed: It is missing or damaged, or it expands far beyond what such a record holds.
         """
         info = self._record(name)
-        if info.file_size > _MAX_RECORD or (info.compress_type and info.file_size > 1032 * info.compress_size + 64):
+        self._inflated += info.file_size
+        if self._inflated > _MAX_INFLATED:
             raise Malformed(self._file.path, f"record {name!r}", f"it claims to expand to {info.file_size} bytes")
         try:
             return self._zip.read(info)
@@ -71,10 +88,9 @@ class Archive:
     def place(self, name: str) -> tuple[int, int]:
         """First byte and length of a record that is stored uncompressed.
 
-        No checksum is verified: PyTorch may be told to write none.
-
         Raises:
-            Malformed: It is missing, compressed, or not where the directory says.
+            Malformed: It is missing, or not where the directory says.
+            CheckpointError: It is compressed.
         """
         info = self._record(name)
         at = f"record {name!r}"

@@ -32,7 +32,7 @@ def write(
     Args:
         tensors: Dense arrays by name. Those with a mask are 0 wherever it does not keep them.
         masks: Masks by tensor name.
-        metadata: Further strings to store. The keys ``format``, ``sift.version`` and ``sift.sparse`` are this function's.
+        metadata: Further strings to store. ``format``, ``sift.version`` and ``sift.sparse`` are this function's keys.
         sparse_format: Plug-in of :mod:`sift_cli.sparsity.formats` to store masked tensors in.
 
     Raises:
@@ -64,9 +64,7 @@ def write(
     if safetensors_header.METADATA in arrays:
         raise ExportError(f"safetensors keeps the name {safetensors_header.METADATA} for itself")
     try:
-        header, order = safetensors_header.write(
-            arrays, {**metadata, "format": "pt", **sparse_metadata.dumps(entries)}
-        )
+        header, order = safetensors_header.write(arrays, {**metadata, "format": "pt", **sparse_metadata.dumps(entries)})
     except ValueError as error:
         raise ExportError(f"cannot write {path}: {error}") from None
     with open(path, "wb") as file:
@@ -76,10 +74,9 @@ def write(
 
 
 def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise ExportError(f"names and metadata are strings, and {str(text)[:60]!r} is none")
     try:
-        if not isinstance(text, str):
-            raise ExportError(f"names and metadata are strings, and {str(text)[:60]!r} is none")
         text.encode()
     except UnicodeEncodeError:
         raise ExportError(f"{text[:60]!a} is not Unicode text") from None
-

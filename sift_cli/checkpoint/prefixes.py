@@ -14,8 +14,8 @@ from sift_cli.core.masks import Mask
 def common_prefixes(names: Iterable[str]) -> str:
     """The longest dotted prefix that all names share, with its dot, or "".
 
-    Every name keeps at least its last component: ``module.fc.weight`` and ``module.fc.bias`` share ``module.fc.``. Whether
-    all of it is a wrapper's or the end of it is the model's own, only the model can tell.
+    Every name keeps at least its last component: ``module.fc.weight`` and ``module.fc.bias`` share ``module.fc.``.
+    Whether all of it is a wrapper's or the end of it is the model's own, only the model can tell.
     """
     paths = [name.split(".") for name in names]
     if not paths:

@@ -80,7 +80,7 @@ class InspectReport:
 
     @property
     def parameters(self) -> int:
-        """Elements of all tensors. Buffers (running means) are among them: a file does not tell them from parameters."""
+        """Elements of all tensors, buffers (running means) too: a file does not tell them from parameters."""
         return sum(tensor.spec.numel for tensor in self.tensors)
 
     @property
@@ -139,8 +139,8 @@ def inspect(path: str | Path, *, nonzeros: bool | None = None, allow_pickle: boo
 
     Args:
         path: The file.
-        nonzeros: True reads every dense float tensor to count its zeros, False reads none, and None reads them if together
-            they have at most :data:`COUNT_LIMIT` bytes. Of a sparse tensor the header says how much it keeps.
+        nonzeros: True reads every dense float tensor to count its zeros, False reads none, and None reads them if
+            together they have at most :data:`COUNT_LIMIT` bytes. Of a sparse tensor the header says how much it keeps.
         allow_pickle: See :func:`~sift_cli.checkpoint.open_checkpoint`.
 
     Raises:

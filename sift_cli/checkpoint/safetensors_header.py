@@ -1,8 +1,8 @@
 """The header of a safetensors file, read and written without the safetensors library.
 
-Its reader gives no byte offsets, and its writer puts the metadata in the order of a hash map that is seeded at random, so
-that the same tensors make another file in every process. The format is small: an unsigned 64-bit little-endian length, so
-many bytes of JSON, and the tensors' bytes one after another with no gap.
+Its reader gives no byte offsets, and its writer puts the metadata in the order of a hash map that is seeded at random,
+so that the same tensors make another file in every process. The format is small: an unsigned 64-bit little-endian
+length, so many bytes of JSON, and the tensors' bytes one after another with no gap.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def _entry(path: Path, name: str, item: Any, start: int) -> Entry:
 def write(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
     """A header for ``arrays`` and the order in which their bytes have to follow it.
 
-    The order depends on names and dtypes alone. Wide elements come first, so that every tensor is aligned to its element
-    size in a file that is mapped into memory, as the safetensors library's own writer does it.
+    The order depends on names and dtypes alone. Wide elements come first, as in the safetensors library's own writer,
+    so that every tensor is aligned to its element size in a file that is mapped into memory.
 
     Raises:
         ValueError: An array's dtype has no name in the format.

@@ -82,7 +82,9 @@ class StridedCheckpoint(Checkpoint):
         tensor = self._strided[name]
         at = f"tensor {name!r}"
         if tensor.nbytes > self._file.size + _EXPANSION:
-            raise CheckpointError(f"{self.path}: {at} repeats {tensor.span} bytes to {tensor.nbytes}; store it contiguous")
+            raise CheckpointError(
+                f"{self.path}: {at} repeats {tensor.span} bytes to {tensor.nbytes}; store it contiguous"
+            )
         try:
             flat = as_array(self._file.read(tensor.start, tensor.span, at), tensor.dtype, (-1,))
         except ValueError as error:
@@ -90,7 +92,8 @@ class StridedCheckpoint(Checkpoint):
         if not flat.size:
             return np.empty(tensor.shape, tensor.dtype)
         steps = tuple(step * tensor.dtype.itemsize for step in tensor.strides)
-        view = np.lib.stride_tricks.as_strided(flat, tensor.shape, steps, writeable=False)
+        # Not as_strided: it goes through the array interface, which has no word for ml_dtypes' 8-bit floats.
+        view: np.ndarray = np.ndarray(tensor.shape, tensor.dtype, flat, strides=steps)
         return flat.reshape(tensor.shape) if view.flags.c_contiguous else view.copy(order="C")
 
     def close(self) -> None:

@@ -26,7 +26,9 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     import torch
 
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        kind = "quantized" if tensor.is_quantized else "a meta tensor" if tensor.is_meta else f"of layout {tensor.layout}"
+        kind = (
+            "quantized" if tensor.is_quantized else "a meta tensor" if tensor.is_meta else f"of layout {tensor.layout}"
+        )
         raise ValueError(f"it is {kind} and no plain dense tensor")
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     name = _NAMES.get(str(plain.dtype).removeprefix("torch."))

@@ -36,9 +36,17 @@ _DTYPES: dict[str, tuple[str, str]] = {
     "complex64": ("C64", "ComplexFloatStorage"),
     "complex128": ("C128", "ComplexDoubleStorage"),
 }
+#: Storages of quantized tensors, which are refused by name; an old file cannot be walked without their sizes.
+_QUANTIZED = {"QInt8": "I8", "QUInt8": "U8", "QInt32": "I32", "QUInt4x2": "U8", "QUInt2x4": "U8"}
 _BY_NAME = {
+    **{f"torch.{name}Storage": DTYPES[carrier] for name, carrier in _QUANTIZED.items()},
     **{f"torch.{torch}": DTYPES[name] for torch, (name, _) in _DTYPES.items()},
-    **{f"torch.{cuda}{storage}": DTYPES[name] for name, storage in _DTYPES.values() if storage for cuda in ("", "cuda.")},
+    **{
+        f"torch.{cuda}{storage}": DTYPES[name]
+        for name, storage in _DTYPES.values()
+        if storage
+        for cuda in ("", "cuda.")
+    },
 }
 _UNTYPED = {"torch.storage.UntypedStorage": 1, "torch.UntypedStorage": 1, "torch.storage._UntypedStorage": 1}
 _STRIDED = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"}
@@ -60,9 +68,9 @@ _UNSUPPORTED = {
 }
 _MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
 
-#: Globals that only describe data. What torch.load allows by default under weights_only, plus argparse.Namespace, numpy's
-#: scalars and paths, which training scripts leave beside the weights. Nothing is called either way: the list decides when
-#: a file is more than data, and so what a user is told about it.
+#: Globals that only describe data. What torch.load allows by default under weights_only, plus argparse.Namespace,
+#: numpy's scalars and paths, which training scripts leave beside the weights. Nothing is called either way: the list
+#: decides when a file is more than data, and so what a user is told about it.
 _DATA = re.compile(
     r"torch\.(cuda\.)?(sparse\.)?\w+(Storage|Tensor)|torch\.(storage\.\w+|Tensor|Size|device|\w*int\d+|\w*float\d\w*|bool)"
     r"|torch\.(complex|bits)\d\w*|torch\.q\w+|torch\.per_(tensor|channel)_\w+|torch\._utils\._rebuild_\w+"
@@ -107,6 +115,8 @@ def storage_ref(reference: Persistent) -> StorageRef:
             dtype = _BY_NAME.get(kind)
             if dtype is None and kind not in _UNTYPED:
                 raise ValueError(f"a storage of type {kind[:60]!r}")
+            if count < 0:
+                raise ValueError(f"a storage of {count} elements")
             start = 0
             match view:
                 case [] | [None]:
@@ -135,7 +145,9 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
     items: dict[Any, Any] = {}
     for pairs in value.args:
         if isinstance(pairs, list):  # OrderedDict([[key, value], …]), as pickle protocol 0 to 2 of Python 2 wrote it
-            items.update((p[0], p[1]) for p in pairs if isinstance(p, list | tuple) and len(p) == 2 and type(p[0]) is str)
+            items.update(
+                (p[0], p[1]) for p in pairs if isinstance(p, list | tuple) and len(p) == 2 and type(p[0]) is str
+            )
     return {**items, **value.items}
 
 
@@ -154,7 +166,9 @@ def tensor(path: Path, name: str, value: Call, place: Callable[[StorageRef], tup
         match value:
             case Call(name=kind, args=(Call() as data, *_)) if kind in _PARAMETER:
                 value = data
-            case Call(name=kind, args=(Global(name=function), Global(name=cls), tuple() as args, *_)) if kind == _BY_TYPE:
+            case Call(name=kind, args=(Global(name=function), Global(name=cls), tuple() as args, *_)) if (
+                kind == _BY_TYPE
+            ):
                 if cls not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
                     raise CheckpointError(f"{path}: {at} is a {cls[:60]}, which sift does not read")
                 value = Call(function, args)
@@ -166,7 +180,9 @@ def tensor(path: Path, name: str, value: Call, place: Callable[[StorageRef], tup
             hint="save it as a plain dense tensor",
         )
     match value:
-        case Call(name=kind, args=(Persistent() as reference, int() as offset, tuple() as size, tuple() as stride, *rest)):
+        case Call(
+            name=kind, args=(Persistent() as reference, int() as offset, tuple() as size, tuple() as stride, *rest)
+        ):
             pass
         case _:
             raise Malformed(path, at, "its record is not one that PyTorch writes")
@@ -188,5 +204,3 @@ def tensor(path: Path, name: str, value: Call, place: Callable[[StorageRef], tup
         return Strided.placed(dtype, shape, stride, offset, start + skipped, nbytes - skipped)
     except ValueError as error:
         raise Malformed(path, at, str(error)) from None
-
-

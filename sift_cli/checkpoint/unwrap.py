@@ -48,8 +48,8 @@ def unwrap(
 ) -> StateDict:
     """Find the one mapping of names to tensors that is the model's.
 
-    A mapping under one of :data:`WRAPPERS` is preferred to tensors beside it (an accuracy may be a tensor), and one under
-    any other name is taken if it is the only one with tensors.
+    A mapping under one of :data:`WRAPPERS` is preferred to tensors beside it (an accuracy may be a tensor), and one
+    under any other name is taken if it is the only one with tensors.
 
     Raises:
         ValueError: No tensor, or several mappings with tensors and no known name among them.
@@ -58,7 +58,9 @@ def unwrap(
     ignored: list[str] = []
     holder, current = root, as_mapping(root)
     if current is None:
-        raise ValueError("it holds a tensor without a name" if is_tensor(root) else "it holds no mapping of names to tensors")
+        raise ValueError(
+            "it holds a tensor without a name" if is_tensor(root) else "it holds no mapping of names to tensors"
+        )
     for _ in range(_MAX_DEPTH):
         inner = _wrapped(current, as_mapping, is_tensor)
         if inner is None:
@@ -70,7 +72,9 @@ def unwrap(
     tensors = {key: value for key, value in current.items() if isinstance(key, str) and is_tensor(value)}
     if not tensors:
         keys = ", ".join(repr(key)[:40] for key in list(current)[:6])
-        raise ValueError(f"it holds no tensors by name (its keys: {keys})" if keys else "it is empty: it holds no tensors")
+        raise ValueError(
+            f"it holds no tensors by name (its keys: {keys})" if keys else "it is empty: it holds no tensors"
+        )
     ignored += [".".join([*path, str(key)]) for key in current if key not in tensors]
     return StateDict(tensors, ".".join(path) or None, tuple(ignored), holder)
 
@@ -95,5 +99,7 @@ def _wrapped(
         return None
     others = [key for key, value in current.items() if isinstance(key, str) and has_tensors(value, 0)]
     if len(others) > 1:
-        raise ValueError(f"its tensors are under {', '.join(map(repr, others[:6]))}, and none of these is a name sift knows")
+        raise ValueError(
+            f"its tensors are under {', '.join(map(repr, others[:6]))}, and none of these is a name sift knows"
+        )
     return others[0] if others else None

@@ -84,7 +84,7 @@ class _Counter(FlopCounterMode):
             self.uses.append(self._use(func_packet, flops // 2, args))
         elif func_packet in _COPIES:
             self._follow(args[0], out)
-        elif name not in FREE and _has_axes(out):
+        elif name not in FREE:
             self.listed[name] += 1
         return out
 
@@ -140,12 +140,6 @@ def _storage(tensor: Tensor) -> int:
 def _distinct(tensor: Tensor) -> int:
     """Elements of a view that are different elements of its storage."""
     return math.prod(n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or n == 0)
-
-
-def _has_axes(out: Any) -> bool:
-    """Whether an operator computed more than a number: arithmetic on sizes has no axes."""
-    first = out[0] if isinstance(out, list | tuple) and out else out
-    return not isinstance(first, Tensor) or first.dim() > 0
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:

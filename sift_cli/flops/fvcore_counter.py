@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sift_cli.errors import UnsupportedOp
 from sift_cli.flops.free import FREE
 from sift_cli.flops.handles._values import LISTED, Handle, Product, Values, rank_and_sizes
-from sift_cli.flops.shadow import first_line, inference, only_tensors, shadow, shadow_inputs
+from sift_cli.flops.shadow import first_line, inference, keep_all_results, shadow, shadow_inputs
 from sift_cli.flops.uses import Use, first_names, named_tensors
 from sift_cli.registry import discover
 
@@ -46,7 +46,7 @@ def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[Use], Cou
         UnsupportedOp: ``torch.jit.trace`` cannot follow the module, or a node has no shapes.
     """
     copy = shadow(module, "cpu")
-    only_tensors(copy)
+    keep_all_results(copy)
     recorder = _Recorder(copy)
     analysis = FlopCountAnalysis(copy, shadow_inputs(inputs, "cpu"))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")

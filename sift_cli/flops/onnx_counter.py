@@ -66,10 +66,11 @@ def count_onnx(source: onnx.ModelProto | str | Path, *, dims: Mapping[str, int] 
     layers: list[LayerCount] = []
     uncounted: Counter[str] = Counter()
     for node in graph.model.graph.node:
-        formula = _FORMULAS.get((_domain(node), node.op_type))
+        domain = onnx_graph.domain(node.domain)
+        formula = _FORMULAS.get((domain, node.op_type))
         if formula is None:
-            if _domain(node) or node.op_type not in _FREE:
-                uncounted[f"{node.domain}.{node.op_type}" if _domain(node) else node.op_type] += 1
+            if domain or node.op_type not in _FREE:
+                uncounted[f"{domain}.{node.op_type}" if domain else node.op_type] += 1
             continue
         try:
             products = list(formula(node, graph))
@@ -95,10 +96,6 @@ def _layer(node: onnx.NodeProto, product: _Product, weights: Weights) -> LayerCo
             op = "linear" if product.op == "matmul" else product.op
             return LayerCount(name, op, product.dense, product.dense // found.numel * found.nonzero, found.name)
     return LayerCount(name, product.op, product.dense, product.dense)
-
-
-def _domain(node: onnx.NodeProto) -> str:
-    return "" if node.domain == "ai.onnx" else node.domain
 
 
 def _shape(graph: Graph, name: str) -> tuple[int, ...]:

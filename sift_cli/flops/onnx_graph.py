@@ -7,21 +7,23 @@ initializer is an input of its shape. The skeleton is thrown away; its shapes ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper, inliner, shape_inference
+from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 
 from sift_cli.errors import Malformed, ModelError, Unreadable
 
 SIFT = "sift"
 MICROSOFT = "com.microsoft"
 _SPARSE_OPS = ((SIFT, "SparseConv"), (SIFT, "SparseLinear"))
-# Constants that shape arithmetic may read (axes, sizes, pads) are far smaller than any weight.
+# Constants that shape arithmetic reads (axes, sizes, pads) are integers, and few.
 _SMALL = 1024
 
 
@@ -31,16 +33,29 @@ class Graph:
 
     Attributes:
         model: The model with all functions inlined but sift's; weights may lie outside of it.
+        name: Its file, for messages.
         folder: Where external data is looked for.
         shapes: Shape of each value; None where inference did not find it.
     """
 
     model: onnx.ModelProto
+    name: str
     folder: str
     shapes: Mapping[str, tuple[int, ...] | None] = field(repr=False)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self.shapes.get(name)
+
+    def read(self, tensor: TensorProto) -> np.ndarray:
+        """The data of a tensor of the model, wherever it lies.
+
+        Raises:
+            Malformed: It is missing, short, or of an unknown type.
+        """
+        try:
+            return numpy_helper.to_array(tensor, self.folder)
+        except (ValueError, TypeError, OSError, onnx.checker.ValidationError) as error:
+            raise Malformed(self.name, f"tensor {tensor.name!r}", str(error)) from error
 
 
 def read(source: onnx.ModelProto | str | Path, dims: Mapping[str, int]) -> Graph:
@@ -60,16 +75,17 @@ def read(source: onnx.ModelProto | str | Path, dims: Mapping[str, int]) -> Graph
         model, folder, name = _load(Path(source)), str(Path(source).parent), str(source)
     if not model.graph.node:
         raise ModelError(f"{name} has no operators to count")
-    model = _inlined(model)
-    skeleton = _skeleton(model, _binding(model.graph, dims))
+    unshaped = Graph(_inlined(model), name, folder, {})
+    model = unshaped.model
+    skeleton = _skeleton(unshaped, _binding(model.graph, dims))
     try:
-        inferred = shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True)
     except (shape_inference.InferenceError, ValueError) as error:
         raise ModelError(f"the shapes of {name} do not fit together: {str(error).strip().splitlines()[0]}") from error
     graph = inferred.graph
     shapes = {v.name: _fixed_shape(v.type) for v in (*graph.input, *graph.value_info, *graph.output)}
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    return Graph(model, folder, shapes)
+    return replace(unshaped, shapes=shapes)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
@@ -78,6 +94,11 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
             value = helper.get_attribute_value(item)
             return value.decode() if isinstance(value, bytes) else value
     return default
+
+
+def domain(written: str) -> str:
+    """A domain of operators, "" for the standard one, which has two spellings."""
+    return "" if written == "ai.onnx" else written
 
 
 def weight_shape(node: onnx.NodeProto) -> tuple[int, ...]:
@@ -130,15 +151,15 @@ def _binding(graph: onnx.GraphProto, dims: Mapping[str, int]) -> dict[str, int]:
     return bound
 
 
-def _skeleton(model: onnx.ModelProto, binding: Mapping[str, int]) -> onnx.ModelProto:
-    source = model.graph
+def _skeleton(whole: Graph, binding: Mapping[str, int]) -> onnx.ModelProto:
+    model, source = whole.model, whole.model.graph
     stored = {tensor.name for tensor in source.initializer}
     inputs, initializers = [], []
     for tensor in source.initializer:
-        if _numel(tensor) > _SMALL or tensor.data_location == TensorProto.EXTERNAL:
+        if math.prod(tensor.dims) > _SMALL or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32):
             inputs.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
-            initializers.append(tensor)
+            initializers.append(numpy_helper.from_array(whole.read(tensor), tensor.name))
     for sparse in source.sparse_initializer:
         values = sparse.values
         inputs.append(helper.make_tensor_value_info(values.name, values.data_type, list(sparse.dims)))
@@ -146,14 +167,18 @@ def _skeleton(model: onnx.ModelProto, binding: Mapping[str, int]) -> onnx.ModelP
         if value.name not in stored:
             inputs.append(_bound(value, binding, batch=True))
     nodes = [replacement for node in source.node for replacement in _standard(node, inputs)]
-    outputs = [_bound(value, binding, batch=False) for value in source.output]
-    known = [_bound(value, binding, batch=False) for value in source.value_info]
-    known = [value for value in known if _fixed_shape(value.type) is not None]
-    graph = helper.make_graph(nodes, "skeleton", inputs, outputs, initializers, value_info=known)
-    skeleton = helper.make_model(graph, ir_version=max(model.ir_version, 4))
-    del skeleton.opset_import[:]
-    skeleton.opset_import.extend(model.opset_import)
-    return skeleton
+    # Shapes that a file declares go stale when somebody edits its batch: believed only where nothing else is known.
+    opaque = {name for node in nodes if domain(node.domain) for name in node.output}
+    declared = [_bound(value, binding, batch=False) for value in (*source.value_info, *source.output)]
+    known = [value for value in declared if value.name in opaque and _fixed_shape(value.type) is not None]
+    graph = helper.make_graph(nodes, "skeleton", inputs, [], initializers, value_info=known)
+    imports = {domain(opset.domain): opset.version for opset in model.opset_import}
+    for node in graph.node:
+        node.domain = domain(node.domain)
+    missing = {node.domain for node in graph.node} - imports.keys()
+    imports.update({name: 1 if name else onnx.defs.onnx_opset_version() for name in missing})
+    opsets = [helper.make_opsetid(name, version) for name, version in imports.items()]
+    return helper.make_model(graph, ir_version=max(model.ir_version, 4), opset_imports=opsets)
 
 
 def _bound(value: onnx.ValueInfoProto, binding: Mapping[str, int], *, batch: bool) -> onnx.ValueInfoProto:
@@ -177,16 +202,9 @@ def _fixed_shape(kind: onnx.TypeProto) -> tuple[int, ...] | None:
     return tuple(dim.dim_value for dim in tensor.shape.dim)
 
 
-def _numel(tensor: TensorProto) -> int:
-    numel = 1
-    for n in tensor.dims:
-        numel *= n
-    return numel
-
-
 def _standard(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
     """``node``, or standard nodes with the same outputs. A weight that only exists packed becomes one of ``inputs``."""
-    rule = _RULES.get((node.domain, node.op_type))
+    rule = _RULES.get((domain(node.domain), node.op_type))
     return rule(node, inputs) if rule else (node,)
 
 

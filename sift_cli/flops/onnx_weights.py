@@ -6,10 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-from sift_cli.errors import Malformed
 from sift_cli.flops.onnx_graph import Graph, attribute
 
 # Operators whose output has the elements of their first input.
@@ -29,7 +26,7 @@ class Weights:
     """Looks up constant operands; a tensor is read when it is first asked for, and only counted."""
 
     def __init__(self, graph: Graph) -> None:
-        self._folder = graph.folder
+        self._graph = graph
         self._dense = {tensor.name: tensor for tensor in graph.model.graph.initializer}
         self._sparse = {tensor.values.name: tensor for tensor in graph.model.graph.sparse_initializer}
         for node in graph.model.graph.node:
@@ -66,7 +63,7 @@ class Weights:
     def _count(self, name: str, zero: float) -> Weight:
         sparse = self._sparse.get(name)
         dims = (sparse if sparse is not None else self._dense[name]).dims
-        values = self._read(sparse.values if sparse is not None else self._dense[name])
+        values = self._graph.read(sparse.values if sparse is not None else self._dense[name])
         return Weight(name, math.prod(dims), int(np.count_nonzero(values != zero if zero else values)))
 
     def _scalar(self, name: str) -> float | None:
@@ -74,11 +71,5 @@ class Weights:
         if not name:
             return 0.0
         tensor = self._dense.get(name)
-        values = np.unique(self._read(tensor)) if tensor is not None else np.empty(0)
+        values = np.unique(self._graph.read(tensor)) if tensor is not None else np.empty(0)
         return float(values[0]) if values.size == 1 else None
-
-    def _read(self, tensor: onnx.TensorProto) -> np.ndarray:
-        try:
-            return numpy_helper.to_array(tensor, self._folder)
-        except (ValueError, OSError, onnx.checker.ValidationError) as error:
-            raise Malformed(self._folder or "the model", f"tensor {tensor.name!r}", str(error)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any, Literal
 
 import torch
@@ -40,12 +41,20 @@ def shadow_inputs(inputs: tuple[Tensor, ...], device: Literal["meta", "cpu"]) ->
     return tuple(_stand_in(x, device) for x in inputs)
 
 
-def only_tensors(copy: nn.Module) -> None:
-    """Make a shadow return its output's tensors and nothing else: ``torch.jit.trace`` knows no dataclass, no None."""
+def keep_all_results(copy: nn.Module) -> None:
+    """Make a shadow return the tensors of its output and of every module in it, as a flat tuple.
+
+    ``torch.jit.trace`` knows no dataclass, and it drops what no output needs: a head whose result is thrown away, or
+    one that comes in an object the tracer cannot look into, would cost nothing.
+    """
+    results: list[Tensor] = []
+    for module in copy.modules():
+        module.register_forward_hook(lambda module, inputs, output: results.extend(_tensors(output)))
     forward = copy.forward
 
     def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_tensors(forward(*inputs)))
+        results.clear()
+        return (*_tensors(forward(*inputs)), *results)
 
     copy.forward = flat
 
@@ -86,6 +95,8 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for value in output:
             yield from _tensors(value)
+    elif is_dataclass(output):
+        yield from _tensors(vars(output))
 
 
 def _stand_in(tensor: Tensor, device: str) -> Tensor:

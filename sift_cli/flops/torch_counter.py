@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Literal
@@ -40,7 +41,10 @@ def count_module(
     """
     weights = Weights(module, nonzero)
     if counter == "fvcore":
-        from sift_cli.flops import fvcore_counter
+        with warnings.catch_warnings():
+            # Importing fvcore compiles functions with torch.jit.script, which torch 2.13 deprecates aloud.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from sift_cli.flops import fvcore_counter
 
         uses, uncounted = fvcore_counter.count(module, inputs)
     else:

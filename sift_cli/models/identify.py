@@ -11,6 +11,7 @@ from sift_cli.checkpoint.prefixes import common_prefixes, stripped
 from sift_cli.core.plan import Architecture
 from sift_cli.errors import AmbiguousArchitecture, UnknownArchitecture
 from sift_cli.models import fingerprints
+from sift_cli.models.naming import source_of
 
 _HINT = "pass --arch with its name, or with package.module:factory for a model of your own"
 
@@ -83,8 +84,8 @@ def architecture_of(checkpoint: Checkpoint) -> str | None:
 def views(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
     """The checkpoint under its own names, then with more and more of their common prefix taken off.
 
-    Not all of it at once, because the end of it can be the model's own: a VGG without its classifier that was trained
-    in parallel has nothing but ``module.features.``
+    Not all of it at once, because the end of it can be the model's own: a MobileNetV2 without its classifier that was
+    trained in parallel has nothing but ``module.features.``
     """
     yield checkpoint
     prefix = common_prefixes(checkpoint.tensors)
@@ -111,15 +112,20 @@ def _without_variants(found: list[Identified]) -> list[Identified]:
 def _choose(group: tuple[Architecture, ...], num_classes: int | None) -> Identified:
     if num_classes is not None:
         group = tuple(Architecture(one.source, one.name, {**one.kwargs, "num_classes": num_classes}) for one in group)
-    best = next((one for one in group if _installed(one.source)), group[0])
+    best = next((one for one in group if _installed(one)), group[0])
     return Identified(best, num_classes, tuple(one for one in group if one is not best))
 
 
-def _installed(source: str) -> bool:
-    return source == "builtin" or importlib.util.find_spec(source) is not None
+def _installed(architecture: Architecture) -> bool:
+    package = source_of(architecture).PACKAGE
+    return package is None or importlib.util.find_spec(package) is not None
 
 
 def _nearest(checkpoint: Checkpoint) -> str:
+    """What to try with a checkpoint of an unknown layout."""
+    if checkpoint.module is not None:
+        kind = type(checkpoint.module)
+        return f"pass --arch {kind.__module__}:{kind.__qualname__}, or a factory if it does not build without arguments"
     for view in views(checkpoint):
         layouts = fingerprints.table().same_names(view.tensors)
         names = sorted({str(group[0]) for layout in layouts for group in layout.groups})

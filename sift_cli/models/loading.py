@@ -6,7 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from sift_cli.errors import ModelError
 from sift_cli.models import fingerprints
 from sift_cli.models.building import build, example_inputs
 from sift_cli.models.identify import candidates, identify, shapes_of, views
-from sift_cli.models.naming import parse_architecture
+from sift_cli.models.naming import parse_architecture, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,7 +103,7 @@ def _random(architecture: Architecture, seed: int, input_shape: tuple[int, ...] 
 
 def _names_architecture(text: str) -> bool:
     """Whether a text that is no file is meant as an architecture and not as a file that is missing."""
-    return ":" in text or any(name.partition(":")[2] == text for name in fingerprints.table().names)
+    return ":" in text or any(name.endswith(f":{text}") for name in fingerprints.table().names)
 
 
 def _architecture(checkpoint: Checkpoint, arch: str | Architecture | None) -> tuple[Architecture, list[str]]:
@@ -205,10 +205,4 @@ def _by(shape: tuple[int, ...]) -> str:
 
 def _versions(architecture: Architecture) -> dict[str, str]:
     """Versions of torch and of the package behind the architecture's source, if there is one."""
-    found = {}
-    for package in ("torch", architecture.source):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {package: version(package) for package in ("torch", source_of(architecture).PACKAGE) if package}

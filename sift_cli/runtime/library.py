@@ -36,7 +36,7 @@ def library_path() -> str:
         return str(path.resolve())
     if forced:
         raise RuntimeUnavailable(
-            f"{ENVIRONMENT} names {forced}, which is not a file", hint=f"unset {ENVIRONMENT} to use the installed library"
+            f"{ENVIRONMENT} names {forced}, which is not a file", hint=f"unset {ENVIRONMENT} to use the installed one"
         )
     raise RuntimeUnavailable(
         f"the native library {_FILE_NAME} is not installed beside {Path(__file__).parent}",

@@ -1,4 +1,4 @@
-"""What each op means, in numpy: clear, slow, and in double precision. The oracle of the kernels, not a way to run models."""
+"""What each op means, in numpy: clear, slow, in double precision. An oracle for the kernels, no way to run models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def decode_bitmask(bitmask: np.ndarray, values: np.ndarray, shape: Sequence[int]
     """
     count = math.prod(shape)
     if bitmask.dtype != np.uint8 or bitmask.shape != (-(-count // 8),):
-        raise ValueError(f"a weight of shape {tuple(shape)} needs {-(-count // 8)} bytes of bitmask, not {bitmask.shape}")
+        raise ValueError(f"a weight of shape {tuple(shape)} needs {-(-count // 8)} bytes, not {bitmask.shape}")
     bits = np.unpackbits(bitmask, bitorder="little").astype(np.bool_)
     if bits[count:].any():
         raise ValueError("bitmask has bits set past its last weight")

@@ -174,7 +174,7 @@ def _refusal(source: str | bytes, error: Exception) -> SiftError:
             hint="ops of the domain sift need the native library, others the library of whoever made the model",
         )
     if "Unsupported model IR version" in why or "opset versions. Opset" in why:
-        return RuntimeUnavailable(f"this onnxruntime is too old for the model: {why}", hint="pip install -U onnxruntime")
+        return RuntimeUnavailable(f"onnxruntime is too old for the model: {why}", hint="pip install -U onnxruntime")
     op = re.match(r"(Sparse\w+ node '.*?'): (.*)", why)
     at, why = (op[1], op[2]) if op else ("its graph", why)
     return Malformed("the model" if isinstance(source, bytes) else source, at, why)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 from torch import nn
 
@@ -254,7 +253,7 @@ def _notes(
             if others[0] != others[1]:
                 causes.append(f"products without a weight {others[1] - others[0]:+,}")
             yield (
-                f"every sparse layer keeps its MACs, the model has {Fraction(after, before) - 1:+.2%} in total: "
+                f"every sparse layer keeps its MACs, the model has {after / before - 1:+.2%} in total: "
                 + ", ".join(causes)
             )
     if options.init == "scratch":

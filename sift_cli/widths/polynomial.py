@@ -60,7 +60,7 @@ class Polynomial(dict[Monomial, int]):
         return result
 
     def reduced(self) -> Polynomial:
-        """Divided by every size and every number that all its terms share (sizes are positive)."""
+        """Divided by every size and every number that all its terms share (sizes are positive), its first term positive."""
         if not self:
             return self
         shared: list[sympy.Symbol] = []
@@ -69,6 +69,8 @@ class Polynomial(dict[Monomial, int]):
             if all(r is not None for r in rest):
                 shared.append(symbol)
         divisor = math.gcd(*self.values())
+        if self[min(self, key=str)] < 0:
+            divisor = -divisor  # one of the two signs, so that an equation asked both ways is one equation
         return Polynomial(
             {tuple(_without(monomial, shared) or ()): coefficient // divisor for monomial, coefficient in self.items()}
         )

@@ -50,7 +50,7 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         archive = _zip.Archive(file)
         if "serialized_exported_program.json" in archive.names:
             raise CheckpointError(
-                f"{path} was written by torch.export before PyTorch 2.8, in a format that keeps its weights in a pickle",
+                f"{path} was written by torch.export before PyTorch 2.8, whose format keeps the weights in a pickle",
                 hint="load it with the PyTorch that wrote it and save its state_dict",
             )
         root = _zip.root(path, archive.names, "archive_format")

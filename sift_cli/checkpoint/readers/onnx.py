@@ -46,7 +46,7 @@ _FORMAT = "bitmask"
 
 
 def sniff(head: bytes, path: Path) -> bool:
-    """A run of ModelProto's own fields that begins with a plausible ir_version and reaches a graph or the end of ``head``."""
+    """Whether ``head`` is a run of ModelProto's own fields, a plausible ir_version among them."""
     at, seen = 0, set()
     while at < len(head):
         tag, at = _varint(head, at)
@@ -136,7 +136,9 @@ class _Onnx(Checkpoint):
     def _dense_spec(self, name: str, tensor: TensorProto) -> TensorSpec:
         at = f"tensor {name!r}"
         if tensor.data_type not in _DTYPES:
-            raise CheckpointError(f"{self.path}: {at} has the ONNX data type {tensor.data_type}, which sift cannot hold")
+            raise CheckpointError(
+                f"{self.path}: {at} has the ONNX data type {tensor.data_type}, which sift cannot hold"
+            )
         dtype = _DTYPES[tensor.data_type]
         try:
             shape = checked_shape(list(tensor.dims), DTYPES[dtype].itemsize)
@@ -151,7 +153,9 @@ class _Onnx(Checkpoint):
         """Tensors whose bitmask and values go into one node that says their dense shape in ``weight_shape``."""
         found: dict[str, _Sparse] = {}
         for node in nodes:
-            stems = [name.removesuffix(".bitmask") for name in node.input if name.endswith(".bitmask") and name in dense]
+            stems = [
+                name.removesuffix(".bitmask") for name in node.input if name.endswith(".bitmask") and name in dense
+            ]
             shapes = [list(a.ints) for a in node.attribute if a.name == "weight_shape"]
             for name in stems:
                 values = dense.get(f"{name}.values")
@@ -202,7 +206,9 @@ class _Onnx(Checkpoint):
         location = PurePosixPath(entries.get("location", "").replace("\\", "/"))
         folder = self.path.parent.resolve()
         if not location.parts or location.is_absolute() or ".." in location.parts or ":" in location.parts[0]:
-            raise Malformed(self.path, at, f"its data is at {str(location)[:80]!r}, which is not inside the model's folder")
+            raise Malformed(
+                self.path, at, f"its data is at {str(location)[:80]!r}, which is not inside the model's folder"
+            )
         try:
             target = folder / location
             outside = target.resolve(strict=True) != target

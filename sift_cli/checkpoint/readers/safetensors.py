@@ -19,8 +19,8 @@ from sift_cli.sparsity import formats
 
 
 def sniff(head: bytes, path: Path) -> bool:
-    # A header of 100 MB at most leaves the upper four bytes of its length 0. A damaged length is still safetensors, unless it
-    # makes the file look like a zip or a pickle.
+    # A header of 100 MB at most leaves the upper four bytes of its length 0. A damaged length is still safetensors,
+    # unless it makes the file look like a zip or a pickle.
     plausible = head[4:8] == bytes(4) or not head.startswith((b"PK", b"\x80"))
     return head[8:9] == b"{" and plausible
 

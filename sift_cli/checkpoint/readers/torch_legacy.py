@@ -18,7 +18,7 @@ _PROTOCOL = 1001
 
 
 def sniff(head: bytes, path: Path) -> bool:
-    return _MAGIC.to_bytes(10, "little") in head[:16] or _is_tar(head)
+    return _MAGIC.to_bytes(10, "little") in head[:32] or _is_tar(head)
 
 
 def _is_tar(head: bytes) -> bool:
@@ -65,7 +65,7 @@ def _load(path: Path, stream: Window, part: str) -> _pickle.Pickle:
 
 
 def _storages(file: ByteFile, start: int, keys: object, content: _pickle.Pickle) -> dict[str, tuple[int, int]]:
-    """First byte and length of each storage. They follow the pickles in the order of ``keys``, each after its length."""
+    """First byte and length of each storage. They follow the pickles in the order of ``keys``, each after its count."""
     at = "its list of storages"
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
         raise Malformed(file.path, at, "it is not a list of names")

@@ -1,7 +1,8 @@
 """TorchScript: a zip file with the module's attributes as a pickle and its code as text.
 
-Nothing of it is run. ``torch.jit.load`` would run the modules' ``__setstate__``, and TorchScript can open files; the code is
-looked at only for the names that each class lists as parameters and buffers, since its other tensors are constants.
+Nothing of it is run. ``torch.jit.load`` would run the modules' ``__setstate__``, and TorchScript can open files; the
+code is looked at only for the names that each class lists as parameters and buffers, since its other tensors are
+constants.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class _Listed:
         module, _, name = cls.rpartition(".")
         if module not in self._files:
             record = f"{self._root}code/{module.replace('.', '/')}.py"
-            text = self._archive.read(record).decode("utf-8", "replace") if record in self._archive.names else ""
+            text = self._archive.inflate(record).decode("utf-8", "replace") if record in self._archive.names else ""
             self._files[module] = {
                 found: set(_NAME.findall(parameters) + _NAME.findall(buffers))
                 for found, parameters, buffers in _CLASS.findall(text)

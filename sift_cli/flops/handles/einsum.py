@@ -8,7 +8,7 @@ from sift_cli.flops.handles._values import LISTED, Handle, Product, Values, item
 
 def _einsum(inputs: Values, outputs: Values) -> list[Product] | None:
     operands = items(inputs[1])
-    path = inputs[2].toIValue() if len(inputs) > 2 else None
+    path = [step.toIValue() for step in items(inputs[2])] if len(inputs) > 2 else None
     products = einsum_products(inputs[0].toIValue(), [shape(operand) for operand in operands], path)
     return [Product("matmul", macs, tuple(operands[at] for at in whole)) for macs, whole in products] or LISTED
 

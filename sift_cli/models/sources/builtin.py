@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+PACKAGE: str | None = None
+
 _NAMES = ("cifar_resnet18", "cifar_resnet34")
 
 

@@ -13,6 +13,8 @@ from sift_cli.errors import ModelError, UnknownArchitecture
 if TYPE_CHECKING:
     from torch import nn
 
+PACKAGE: str | None = None
+
 
 def names() -> tuple[str, ...]:
     return ()

@@ -10,6 +10,8 @@ from sift_cli.models.compat import import_timm
 if TYPE_CHECKING:
     from torch import nn
 
+PACKAGE = "timm"
+
 
 def names() -> tuple[str, ...]:
     return tuple(import_timm().list_models())

@@ -14,6 +14,8 @@ from sift_cli.models.compat import import_torchvision
 if TYPE_CHECKING:
     from torch import nn
 
+PACKAGE = "torchvision"
+
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 

@@ -1,7 +1,7 @@
 """Sparse formats: one tensor and its mask as a few named, typed arrays that any reader can open.
 
-A format is a module in this folder; :class:`Format` is what it has to offer. The formats are written down for readers in
-``docs/sparse-formats.md``.
+A format is a module in this folder; :class:`Format` is what it has to offer. The formats are written down for readers
+in ``docs/sparse-formats.md``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ::
 
-    bitmask  uint8[ceil(n / 8)]   element i of the row-major tensor is bit i % 8, least significant first, of byte i // 8
+    bitmask  uint8[ceil(n / 8)]   row-major element i is bit i % 8, least significant first, of byte i // 8
     values   dtype[nonzero]       the kept elements in row-major order
 
 A tensor of n elements of b bytes takes n/8 + b·nonzero bytes: 0.131 of the dense size for fp32 at 90 % sparsity.

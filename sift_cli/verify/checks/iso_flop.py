@@ -6,21 +6,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sift_cli.core.certificate import Claim, claim
-from sift_cli.core.counts import FlopReport
 from sift_cli.core.plan import TransformPlan
 from sift_cli.flops import count_module, count_onnx
 from sift_cli.verify.evidence import Evidence
+from sift_cli.verify.onnx_counts import macs_by_weight
 
 
 def measure(evidence: Evidence) -> Iterator[Claim]:
     plan, artifact = evidence.written.plan, evidence.artifact
-    yield _claim(plan, "plan", plan.macs_before, plan.macs_after, _planned_layers(plan))
+    yield _claim(plan, "plan", plan.macs_before, plan.macs_after, {l.weight: l.macs_after for l in plan.layers})
     for counter in ("fvcore", "dispatch"):
         before = count_module(evidence.original.module, evidence.original.inputs, counter=counter, nonzero={})
         after = count_module(artifact.module, artifact.inputs, counter=counter, nonzero=artifact.nonzero)
-        yield _claim(plan, counter, before.dense, after.sparse, _by_weight(after))
-    on_file = count_onnx(evidence.onnx)
-    yield _claim(plan, "onnx", plan.macs_before, on_file.sparse, _by_weight(on_file))
+        yield _claim(plan, counter, before.dense, after.sparse, macs_by_weight(after, artifact.masks))
+    in_graph = macs_by_weight(count_onnx(evidence.onnx), artifact.masks)
+    yield _claim(plan, "onnx", plan.macs_before, sum(in_graph.values()), in_graph)
 
 
 def _claim(plan: TransformPlan, counter: str, before: int, after: int, layers: dict[str, int]) -> Claim:
@@ -34,16 +34,3 @@ def _claim(plan: TransformPlan, counter: str, before: int, after: int, layers: d
     held = before == plan.macs_before and after == plan.macs_after and before - step < after <= before
     return claim("iso_flop", held, before=before, after=after, bound=bound, counter=counter)
 
-
-def _planned_layers(plan: TransformPlan) -> dict[str, int]:
-    return {layer.weight: layer.macs_after for layer in plan.layers}
-
-
-def _by_weight(report: FlopReport) -> dict[str, int]:
-    """MACs by weight name; in an ONNX graph a sparse weight goes by the name of its values."""
-    macs: dict[str, int] = {}
-    for layer in report.layers:
-        if layer.weight is not None:
-            name = layer.weight.removesuffix(".values").removesuffix(".bitmask")
-            macs[name] = macs.get(name, 0) + layer.sparse
-    return macs

@@ -1,0 +1,35 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+SHAPE = (1, 3, 8, 8)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., object]:
+    """``tiny("tiny_resnet")`` → a LoadedModel of :mod:`nets` with seeded weights."""
+    from sift_cli import models
+
+    def load(name: str = "tiny_resnet", seed: int = 0) -> object:
+        return models.load(f"nets:{name}", seed=seed, input_shape=SHAPE)
+
+    return load
+
+
+@pytest.fixture
+def sift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command line in an empty folder: ``sift("flops", "model.onnx")``."""
+    from sift_cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, input: str | None = None) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
+
+    return run

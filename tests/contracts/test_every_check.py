@@ -1,0 +1,118 @@
+"""Every check has to fail on a model that was broken on purpose, and to hold on one that was not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sift_cli import registry, surgery
+from sift_cli.core.masks import Mask, MaskSet
+from sift_cli.errors import VerificationFailed
+from sift_cli.models import LoadedModel
+from sift_cli.surgery import TransformedModel, attach_masks
+from sift_cli.transforms import TransformOptions, decide
+from sift_cli.verify import Evidence, certify
+from sift_cli.verify.evidence import CHECKS
+
+CHECK_MODULES = registry.discover(CHECKS)
+
+
+def evidence(model: LoadedModel, **options: Any) -> Evidence:
+    plan = decide("wide", model, TransformOptions(Fraction(3, 4), **options))
+    written = surgery.transform(model, plan)
+    return Evidence(model, written, clone(written))
+
+
+def clone(model: TransformedModel) -> TransformedModel:
+    return replace(model, module=copy.deepcopy(model.module))
+
+
+def one_weight_more(broken: TransformedModel) -> TransformedModel:
+    """A mask that keeps one weight more than planned."""
+    name, mask = next(iter(broken.masks.items()))
+    kept = mask.to_bool().copy()
+    kept[tuple(index[0] for index in np.nonzero(~kept))] = True
+    masks = MaskSet({**broken.masks, name: Mask.from_bool(kept)})
+    attach_masks(broken.module, masks)
+    return replace(broken, masks=masks)
+
+
+def stray_value(broken: TransformedModel) -> TransformedModel:
+    """A weight outside its mask that has a value."""
+    name, mask = next(iter(broken.masks.items()))
+    outside = tuple(int(index[0]) for index in np.nonzero(~mask.to_bool()))
+    with torch.no_grad():
+        broken.module.get_parameter(name)[outside] = 1e-6
+    return broken
+
+
+def other_head(broken: TransformedModel) -> TransformedModel:
+    """One class more."""
+    head = broken.module.get_submodule("fc")
+    head.weight = torch.nn.Parameter(torch.cat([head.weight, head.weight[:1]]))  # type: ignore[arg-type]
+    head.bias = torch.nn.Parameter(torch.cat([head.bias, head.bias[:1]]))  # type: ignore[arg-type]
+    return broken
+
+
+def one_bit(broken: TransformedModel) -> TransformedModel:
+    """The last bit of one weight."""
+    with torch.no_grad():
+        broken.module.get_parameter("fc.bias").view(torch.int32)[0] ^= 1
+    return broken
+
+
+def one_weight_moved(broken: TransformedModel) -> TransformedModel:
+    """A kept weight of middle size, one ten thousandth larger."""
+    flat = broken.module.get_parameter("layer2.conv2.weight").detach().view(-1)
+    kept = flat.nonzero().squeeze()
+    flat[kept[flat[kept].abs().argsort()[len(kept) // 2]]] *= 1.0001
+    return broken
+
+
+SABOTAGE: dict[str, list[Callable[[TransformedModel], TransformedModel]]] = {
+    "iso_flop": [one_weight_more],
+    "mask_cardinality": [one_weight_more, stray_value],
+    "io_shapes": [other_head],
+    "roundtrip": [one_bit, one_weight_more],
+    "same_function": [one_weight_moved],
+}
+
+
+@pytest.mark.parametrize("name", CHECK_MODULES)
+def test_a_sound_model_holds(name: str, tiny: Callable[..., LoadedModel]) -> None:
+    claims = list(CHECK_MODULES[name].measure(evidence(tiny(), init="preserve")))
+    assert claims
+    assert all(claim.held and claim.name == name for claim in claims)
+
+
+@pytest.mark.parametrize(("name", "sabotage"), [(n, s) for n in CHECK_MODULES for s in SABOTAGE.get(n, [None])])
+def test_a_broken_model_fails(
+    name: str, sabotage: Callable[[TransformedModel], TransformedModel] | None, tiny: Callable[..., LoadedModel]
+) -> None:
+    assert sabotage is not None, f"the check {name} has never been seen to fail: add a sabotage for it"
+    sound = evidence(tiny(), init="preserve")
+    broken = Evidence(sound.original, sound.written, sabotage(sound.artifact))
+    assert not all(claim.held for claim in CHECK_MODULES[name].measure(broken))
+
+
+def test_every_counter_sees_one_weight(tiny: Callable[..., LoadedModel]) -> None:
+    sound = evidence(tiny())
+    broken = Evidence(sound.original, sound.written, one_weight_more(sound.artifact))
+    verdicts = {claim.counter: claim.held for claim in CHECK_MODULES["iso_flop"].measure(broken)}
+    # The plan is counted from the plan; the three that look at the artifact have to notice.
+    assert verdicts == {"plan": True, "fvcore": False, "dispatch": False, "onnx": False}
+
+
+def test_a_failure_carries_the_certificate(tiny: Callable[..., LoadedModel]) -> None:
+    sound = evidence(tiny())
+    with pytest.raises(VerificationFailed, match="roundtrip") as caught:
+        certify(Evidence(sound.original, sound.written, one_bit(sound.artifact)))
+    assert caught.value.certificate is not None
+    assert [claim.name for claim in caught.value.certificate.broken] == ["roundtrip"]

@@ -1,0 +1,96 @@
+"""What every transform has to satisfy, whatever it does. A new file in ``transforms/`` is under test by being there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sift_cli import api, surgery
+from sift_cli.core.plan import AttachMask, TransformPlan
+from sift_cli.models import LoadedModel, load
+from sift_cli.transforms import TransformOptions, decide, kinds
+
+SHAPE = (1, 3, 8, 8)
+every_kind = pytest.mark.parametrize("kind", kinds())
+every_option = pytest.mark.parametrize(
+    "options", [{}, {"match": "layer"}, {"init": "preserve"}, {"match": "layer", "init": "preserve"}, {"multiple": 8}], ids=str
+)
+
+
+def options_of(sparsity: str, **given: Any) -> TransformOptions:
+    from fractions import Fraction
+
+    return TransformOptions(Fraction(sparsity), **given)
+
+
+def state_bytes(model: torch.nn.Module) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+
+
+@every_kind
+@every_option
+def test_deciding_is_pure_and_needs_no_weights(kind: str, options: dict[str, Any], tiny: Callable[..., LoadedModel]) -> None:
+    model = tiny()
+    before = state_bytes(model.module)
+    plan = decide(kind, model, options_of("3/4", **options))
+    assert state_bytes(model.module) == before
+    on_meta = load("nets:tiny_resnet", input_shape=SHAPE, weights=False)
+    assert all(tensor.is_meta for tensor in on_meta.module.parameters())
+    assert decide(kind, on_meta, options_of("3/4", **options)) == plan
+
+
+@every_kind
+@every_option
+def test_json_both_ways(kind: str, options: dict[str, Any], tiny: Callable[..., LoadedModel]) -> None:
+    plan = decide(kind, tiny(), options_of("3/4", **options))
+    assert TransformPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@every_kind
+@every_option
+def test_the_dry_run_is_the_real_run(kind: str, options: dict[str, Any], tiny: Callable[..., LoadedModel]) -> None:
+    model = tiny()
+    plan = decide(kind, model, options_of("3/4", **options))
+    real, masks = surgery.apply(model.module, plan)
+    meta, _ = surgery.apply(load("nets:tiny_resnet", input_shape=SHAPE, weights=False).module, plan)
+    assert {n: t.shape for n, t in real.state_dict().items()} == {n: t.shape for n, t in meta.state_dict().items()}
+    planned = {edit.tensor: edit.nonzero for edit in plan.edits if isinstance(edit, AttachMask)}
+    assert {name: int(mask.to_bool().sum()) for name, mask in masks.items()} == planned
+    kept = sum(int(torch.count_nonzero(real.get_parameter(name))) for name in planned)
+    assert kept == sum(planned.values())  # a kept weight of exactly 0 would be a draw in 2**24
+
+
+@every_kind
+@every_option
+@pytest.mark.parametrize("net", ["tiny_resnet", "tiny_mobilenet", "tiny_plain"])
+def test_every_promise_holds_on_the_file(kind: str, options: dict[str, Any], net: str, tmp_path: Path) -> None:
+    output = tmp_path / "out.safetensors"
+    written = api.transform(f"nets:{net}", output, input_shape=SHAPE, kind=kind, sparsity="3/4", **options)
+    assert written.plan is not None
+    assert {claim.name for claim in written.certificate.claims} == set(written.plan.promises)
+    assert written.certificate.held
+    assert ("same_function" in written.plan.promises) == (options.get("init") == "preserve")
+
+
+@every_kind
+def test_sparsity_0_is_the_identity_bit_for_bit(kind: str, tiny: Callable[..., LoadedModel]) -> None:
+    model = tiny()
+    for init in ("scratch", "preserve"):
+        plan = decide(kind, model, options_of("0", init=init))
+        new, masks = surgery.apply(model.module, plan)
+        assert not plan.edits
+        assert not masks
+        assert state_bytes(new) == state_bytes(model.module)
+
+
+@every_kind
+def test_seeds(kind: str, tiny: Callable[..., LoadedModel]) -> None:
+    model = tiny()
+    states = [state_bytes(surgery.apply(model.module, decide(kind, model, options_of("3/4", seed=s)))[0]) for s in (1, 1, 2)]
+    assert states[0] == states[1]
+    assert states[0]["layer1.conv1.weight"] != states[2]["layer1.conv1.weight"]

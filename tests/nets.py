@@ -1,0 +1,149 @@
+"""Small nets that carry their own answers: each knows its MACs in closed form, worked out by hand from its definition.
+
+They are reached as ``nets:tiny_resnet`` and so on, the way a user names a model of their own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.shortcut(x))
+
+
+class TinyResNet(nn.Module):
+    """(N, 3, 8, 8) → (N, 10). Stem to 16 channels at 8×8, one block there, one block to 32 channels at 4×4, linear head."""
+
+    #: Weights × output positions, layer by layer, in order.
+    MACS = {
+        "conv1": 3 * 16 * 9 * 64,
+        "layer1.conv1": 16 * 16 * 9 * 64,
+        "layer1.conv2": 16 * 16 * 9 * 64,
+        "layer2.conv1": 16 * 32 * 9 * 16,
+        "layer2.conv2": 32 * 32 * 9 * 16,
+        "layer2.shortcut.0": 16 * 32 * 16,
+        "fc": 32 * 10,
+    }
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = Block(16, 16, 1)
+        self.layer2 = Block(16, 32, 2)
+        self.fc = nn.Linear(32, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x)))))
+        return self.fc(x.mean((2, 3)))
+
+
+class TinyMobileNet(nn.Module):
+    """(N, 3, 8, 8) → (N, 10). Stem, then depthwise 3×3 and pointwise 1×1 at 16 and 32 channels, linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, 1, 1, groups=16, bias=False)
+        self.bn_depthwise = nn.BatchNorm2d(16)
+        self.pointwise = nn.Conv2d(16, 32, 1, bias=False)
+        self.bn_pointwise = nn.BatchNorm2d(32)
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.stem(x)))
+        x = F.relu(self.bn_depthwise(self.depthwise(x)))
+        x = F.relu(self.bn_pointwise(self.pointwise(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+class TinyPlain(nn.Module):
+    """(N, 3, 8, 8) → (N, 10). No norms, biases everywhere, two hidden linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, 2, 1)
+        self.hidden = nn.Conv2d(16, 16, 3, 1, 2, dilation=2)
+        self.fc1 = nn.Linear(16, 32)
+        self.fc2 = nn.Linear(32, 32)
+        self.fc3 = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.hidden(F.relu(self.conv(x)))).mean((2, 3))
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
+
+
+class TinyConcat(nn.Module):
+    """(N, 3, 8, 8) → (N, 10). Two branches concatenated, so one width is the sum of two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 1, 1)
+        self.left = nn.Conv2d(16, 16, 3, 1, 1)
+        self.right = nn.Conv2d(16, 32, 1)
+        self.join = nn.Conv2d(48, 32, 1)
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(self.join(torch.cat([F.relu(self.left(x)), F.relu(self.right(x))], 1)))
+        return self.fc(x.mean((2, 3)))
+
+
+class TinyLiteral(nn.Module):
+    """A width that the code has as a number, so it cannot be widened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, 2, 1)
+        self.fc = nn.Linear(16 * 4 * 4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.conv(x)).view(-1, 256))
+
+
+def _random_norms(module: nn.Module) -> nn.Module:
+    """Norms as after training: scales, shifts and statistics that are neither 0 nor 1, so that nothing hides behind them."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            nn.init.uniform_(child.weight, 0.5, 1.5)
+            nn.init.normal_(child.bias, 0.0, 0.3)
+            child.running_mean.normal_(0.0, 0.3)  # type: ignore[union-attr]
+            child.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+    return module
+
+
+def tiny_resnet(**kwargs: int) -> nn.Module:
+    return _random_norms(TinyResNet(**kwargs))
+
+
+def tiny_mobilenet() -> nn.Module:
+    return _random_norms(TinyMobileNet())
+
+
+def tiny_plain() -> nn.Module:
+    return TinyPlain()
+
+
+def tiny_concat() -> nn.Module:
+    return TinyConcat()
+
+
+def tiny_literal() -> nn.Module:
+    return TinyLiteral()
