@@ -72,7 +72,7 @@ _MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "collections.
 #: numpy's scalars and paths, which training scripts leave beside the weights. Nothing is called either way: the list
 #: decides when a file is more than data, and so what a user is told about it.
 _DATA = re.compile(
-    r"torch\.(cuda\.)?(sparse\.)?\w+(Storage|Tensor)|torch\.(storage\.\w+|Tensor|Size|device|\w*int\d+|\w*float\d\w*|bool)"
+    r"torch\.(cuda\.)?(sparse\.)?\w+(Storage|Tensor)|torch\.(storage\._?(Unt|T)ypedStorage|Tensor|Size|device|\w*int\d+|\w*float\d\w*|bool)"
     r"|torch\.(complex|bits)\d\w*|torch\.q\w+|torch\.per_(tensor|channel)_\w+|torch\._utils\._rebuild_\w+"
     r"|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
     r"|collections\.(OrderedDict|defaultdict|Counter)|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|dict|list"

@@ -56,7 +56,7 @@ InputShape = Annotated[
     typer.Option("--input", parser=_shape, metavar="SHAPE", help="Shape of the input: 1x3x224x224."),
 ]
 Sparsity = Annotated[
-    Fraction,
+    Fraction | None,
     typer.Option(
         parser=_sparsity, metavar="S", show_default=False,
         help="Nominal sparsity in [0, 1): 0.9, 9/10 or 90%. It sets the width.",

@@ -1,4 +1,5 @@
-"""Do the main job on an embedded example: the paper's ResNet-18 for CIFAR made wide and 90 % sparse, exported, counted and run.
+"""Do the main job on an embedded example: the paper's ResNet-18 for CIFAR made wide and sparse (90 % by default), exported,
+counted and run.
 
 Examples:
 
@@ -25,7 +26,7 @@ MODEL = "builtin:cifar_resnet18"
 
 
 def command(
-    sparsity: Sparsity = parse_sparsity("0.9"),  # noqa: B008 a Fraction is immutable
+    sparsity: Sparsity = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the files; by default they are thrown away.")
     ] = None,
@@ -36,7 +37,7 @@ def command(
         output.mkdir(parents=True, exist_ok=True)
     folder: Any = nullcontext(output) if output is not None else tempfile.TemporaryDirectory(prefix="sift-demo-")
     with folder as name:
-        _demo(Path(name), sparsity, keep=output is not None, force=force)
+        _demo(Path(name), sparsity if sparsity is not None else parse_sparsity("0.9"), keep=output is not None, force=force)
 
 
 def _demo(folder: Path, sparsity: Any, *, keep: bool, force: bool) -> None:

@@ -39,7 +39,7 @@ class Init(StrEnum):
 
 def command(
     model: Source,
-    sparsity: Sparsity | None = None,
+    sparsity: Sparsity = None,
     kind: Annotated[Kind, typer.Option(help="The transform.")] = Kind("wide"),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; by default MODEL-KIND-SPARSITY.safetensors here.")

@@ -22,7 +22,7 @@ _aten = torch.ops.aten
 _CONVOLUTIONS = frozenset({"convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward"})
 # What a forward pass raises that does not run on meta tensors, or not on these inputs.
 _REFUSALS = (RuntimeError, TypeError, AssertionError, ValueError, IndexError)
-_COPIES = frozenset({_aten.clone, _aten._to_copy, _aten.contiguous})
+_COPIES = frozenset({_aten.clone, _aten._to_copy})
 
 
 def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[Use], Counter[str]]:
@@ -73,12 +73,13 @@ class _Counter(FlopCounterMode):
         self._kept_alive = list(tensors.values())
 
     def _drop(self) -> None:
+        # A hook that returns something replaces the module's output.
         self._running.pop()
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         before = self.get_total_flops()
         out = super()._count_flops(func_packet, out, args, kwargs)  # type: ignore[no-untyped-call]
-        name = f"aten::{func_packet.__name__}" if hasattr(func_packet, "__name__") else str(func_packet)
+        name = str(func_packet).replace(".", "::", 1)
         if func_packet in self.flop_registry:
             flops = self.get_total_flops() - before
             self.uses.append(self._use(func_packet, flops // 2, args))

@@ -29,7 +29,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sift_cli.core.counts import FlopReport
-from sift_cli.flops.shadow import inference, shadow, shadow_inputs
+from sift_cli.errors import UnsupportedOp
+from sift_cli.flops.shadow import first_line, inference, shadow, shadow_inputs
 from sift_cli.flops.uses import Use, Weights, first_names, named_tensors, report
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -61,13 +62,17 @@ def count_official(
 
     Raises:
         ModelError: The module cannot be copied, or ``nonzero`` does not fit it.
-        RuntimeError: The module does not run on ``inputs``.
+        UnsupportedOp: The module does not run on ``inputs``.
     """
     weights = Weights(module, nonzero)
     copy = shadow(module, "meta")
     profile = _Profile(copy, weights)
-    with inference():
-        copy(*shadow_inputs(inputs, "meta"))
+    try:
+        with inference():
+            copy(*shadow_inputs(inputs, "meta"))
+    except (RuntimeError, TypeError, ValueError) as error:
+        why = f"it does not run on these inputs ({first_line(error)})"
+        raise UnsupportedOp("forward", type(module).__name__, why) from error
     counted = report(profile.uses, profile.uncounted, weights, "official")
     return replace(counted, convention="official", total=profile.total)
 
@@ -102,8 +107,8 @@ class _Profile:
 
     def _add_product(self, op: str, name: str, module: Any, y: Tensor, *, positions: int, outputs: int) -> None:
         """``outputs``: sums that a pass over the weight makes; each needs one addition less than multiplications."""
-        weight = self._first[id(module.weight)]
-        numel, kept = self._weights.numel(weight), self._weights.kept(weight)
+        weight, numel = self._first.get(id(module.weight)), module.weight.numel()
+        kept = numel if weight is None else self._weights.kept(weight)
         multiplications, additions = positions * numel, positions * (numel - outputs)
         self.uses.append(Use(name, op, multiplications, weight, numel))
         self.total += multiplications * kept // numel + additions * kept // numel

@@ -292,6 +292,8 @@ def test_torchscript_has_the_state_dict_of_torch_jit_load(compile, tmp_path):
 def test_an_exported_program_has_the_state_dict_of_torch_export_load(tmp_path):
     model = Odd().eval()
     model.transposed = nn.Parameter(torch.arange(6.0).reshape(2, 3).T)
+    base = torch.arange(12.0)
+    model.slice, model.overlapping = nn.Parameter(base[2:5]), nn.Parameter(base[4:10])
     model.narrow = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
     with open(tmp_path / "x", "wb") as file:
         torch.export.save(torch.export.export(model, (torch.ones(1, 2),)), file)

@@ -11,7 +11,9 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
+from sift_cli.errors import UnsupportedOp
 from sift_cli.flops import count_module, count_official, count_onnx, cross_check
 from sift_cli.models.cifar_resnet import DEPTHS, CifarResNet
 from sift_cli.models.compat import import_torchvision
@@ -98,6 +100,14 @@ def test_official_unit_by_hand() -> None:
     report = count_official(net, x)
     assert report.total == 32 * 36 + 32 * 53 * 36 // 54 + 96 + rest
     assert [(entry.op, entry.times) for entry in report.uncounted] == [("ReLU", 1)]
+
+
+def test_official_on_a_computed_weight_and_on_wrong_inputs() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    prune.random_unstructured(layer, "weight", amount=6)
+    assert count_official(layer, (torch.zeros(2, 4),)).total == 2 * (16 + 12)
+    with pytest.raises(UnsupportedOp, match="Linear"):
+        count_official(layer, (torch.zeros(2, 5),))
 
 
 class Mixed(nn.Module):

@@ -148,6 +148,12 @@ CASES = {
         [(2, 5, 3)],
         2 * 5 * 12,
     ),
+    "part of a weight repeated over two batches": (
+        Net(lambda net, x: torch.bmm(x, net.w[:, :2].expand(2, 3, 2)), w=torch.ones(3, 4)),
+        [(2, 5, 3)],
+        2 * 5 * 6,
+    ),
+    "batch of none": (Net(lambda net, x: x @ net.w, w=torch.ones(1, 3, 4)), [(0, 2, 3)], 0),
     "einsum that is elementwise": (Net(lambda net, a, b: torch.einsum("ij,jk->ijk", a, b)), [(2, 3), (3, 4)], 0),
     "padding by word": (nn.Conv1d(3, 4, 4, padding="same"), [(1, 3, 8)], 8 * 4 * 3 * 4),
     "convolution without a batch": (nn.Conv2d(3, 4, 3), [(3, 8, 8)], 36 * 4 * 3 * 9),

@@ -84,6 +84,10 @@ def bombs(marker: str) -> dict[str, tuple[bytes, str]]:
         "newobj": (newobj, "subprocess.Popen"),
         "setstate": (in_build, "os.system"),
         "torch.load of a second file": (pickle.dumps(Runs(torch.load, marker), 2), "torch.serialization.load"),
+        "torch.load of bytes": (
+            pickle.dumps(Runs(torch.storage._load_from_bytes, pickle.dumps(Runs(os.system, touch))), 2),
+            "torch.storage._load_from_bytes",
+        ),
         "extension registry": (b"\x80\x02\x82\x01)R.", "copyreg extension 1"),
     }
 

@@ -85,8 +85,6 @@ def _storages(file: ByteFile, start: int, keys: object, content: _pickle.Pickle)
         start += 8 + count * sizes[key]
         if start > file.size:
             raise Malformed(file.path, f"storage {key!r}", f"it ends at byte {start} of a file of {file.size}")
-    if start != file.size:
-        raise Malformed(file.path, f"byte {start}", "bytes follow the last storage")
     return places
 
 

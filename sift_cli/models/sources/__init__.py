@@ -10,6 +10,5 @@ A source is a module with ::
     input_shape(name, kwargs) -> tuple | None   one image, with its batch dimension; None where only the user knows
 
 Building downloads nothing. ``num_classes`` is the argument for the number of classes in every source that knows one.
-Importing a source imports
-neither torch nor the package behind it.
+Importing a source imports neither torch nor the package behind it.
 """

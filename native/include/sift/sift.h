@@ -1,0 +1,46 @@
+/* The C interface of sift's op library.
+ *
+ * onnxruntime needs `RegisterCustomOps` alone; it adds the domain "sift" to a session's options. The other functions
+ * only report, and may be called from any thread at any time.
+ */
+#ifndef SIFT_SIFT_H
+#define SIFT_SIFT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define SIFT_EXPORT __declspec(dllexport)
+#else
+#define SIFT_EXPORT __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct OrtStatus;
+struct OrtSessionOptions;
+struct OrtApiBase;
+
+/* Adds SparseConv and SparseLinear to `options`. Needs onnxruntime 1.17 or newer; returns null, or a status to release.
+ */
+SIFT_EXPORT struct OrtStatus* RegisterCustomOps(struct OrtSessionOptions* options, const struct OrtApiBase* base);
+
+/* Instruction sets this build and this processor can both run, best first, separated by commas: "avx2,scalar". */
+SIFT_EXPORT const char* sift_available_isas(void);
+
+/* Marks every op instance that this thread creates from now on with `token` (0, the default, marks nothing). Creating a
+ * session between two calls marks that session's ops. */
+SIFT_EXPORT void sift_watch(uint64_t token);
+
+/* Writes a JSON array of the living op instances marked with `token`, in order of creation:
+ *     [{"node": …, "op": …, "kernel": name or null before the first run, "isa": …, "runs": …}, …]
+ * Writes at most `size` bytes, a closing NUL included, and returns the bytes the whole text needs. */
+SIFT_EXPORT size_t sift_report(uint64_t token, char* out, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,66 @@
+// What the library exports. See include/sift/sift.h.
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "dispatch/isa.h"
+#include "ops/node.h"
+#include "ops/ops.h"
+#include "ops/report.h"
+#include "sift/sift.h"
+
+namespace {
+
+using sift::ort::Api;
+
+// The domain "sift" of one onnxruntime. It lives as long as the process, for sessions refer to it and come and go.
+OrtCustomOpDomain* domain(const OrtApi* table) {
+  static std::mutex mutex;
+  static auto& domains = *new std::map<const OrtApi*, OrtCustomOpDomain*>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  OrtCustomOpDomain*& found = domains[table];
+  if (!found) {
+    const Api api(table);
+    OrtCustomOpDomain* made = nullptr;
+    sift::check(api.CreateCustomOpDomain("sift", &made));
+    sift::check(api.CustomOpDomain_Add(made, &sift::sparse_conv()));
+    sift::check(api.CustomOpDomain_Add(made, &sift::sparse_linear()));
+    found = made;
+  }
+  return found;
+}
+
+}  // namespace
+
+extern "C" {
+
+OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* raw) {
+  const auto& base = *reinterpret_cast<const sift::ort::ApiBase*>(raw);
+  const OrtApi* table = base.GetApi(sift::ort::kApiVersion);
+  if (!table) {
+    const std::string why = std::string("sift needs onnxruntime 1.17 or newer; this is ") + base.GetVersionString();
+    return Api(base.GetApi(1)).CreateStatus(sift::ort::kNotImplemented, why.c_str());
+  }
+  const Api api(table);
+  return sift::guarded(api, "sift: ", [&] { sift::check(api.AddCustomOpDomain(options, domain(table))); });
+}
+
+const char* sift_available_isas(void) {
+  static const std::string text = sift::join(sift::available_isas());
+  return text.c_str();
+}
+
+void sift_watch(uint64_t token) { sift::watch(token); }
+
+size_t sift_report(uint64_t token, char* out, size_t size) {
+  const std::string text = sift::report(token);
+  if (out && size) {
+    const size_t copied = std::min(text.size(), size - 1);
+    text.copy(out, copied);
+    out[copied] = '\0';
+  }
+  return text.size() + 1;
+}
+
+}  // extern "C"

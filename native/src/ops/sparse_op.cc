@@ -1,0 +1,50 @@
+#include "ops/sparse_op.h"
+
+#include "formats/bitmask.h"
+
+namespace sift {
+namespace {
+
+// 2^40 weights are 4 TB: beyond any machine, and far from where arithmetic on counts could overflow.
+constexpr size_t kMaxWeights = size_t{1} << 40;
+
+}  // namespace
+
+void check_range(const char* attribute, const std::vector<int64_t>& values, int64_t least) {
+  for (const int64_t value : values) {
+    if (value < least || value > kMaxExtent) {
+      throw Refused(ort::kInvalidGraph, std::string("attribute ") + attribute + " " + to_string(values) +
+                                            " has an entry outside " + std::to_string(least) + " … " +
+                                            std::to_string(kMaxExtent));
+    }
+  }
+}
+
+Parameters::Parameters(const NodeInfo& node, const std::vector<int64_t>& weight_shape)
+    : rows(static_cast<size_t>(weight_shape[0])), columns(1), has_bias(node.has_input(kBias)) {
+  for (size_t i = 0; i < weight_shape.size(); ++i) {
+    const auto extent = static_cast<size_t>(weight_shape[i]);
+    if (i > 0) columns *= extent;
+    if (columns > kMaxWeights / rows) {
+      throw Refused(ort::kInvalidGraph, "attribute weight_shape " + to_string(weight_shape) + " is too large");
+    }
+  }
+  const Tensor bitmask = node.constant(kBitmask, "bitmask"), values = node.constant(kValues, "values");
+  for (const Tensor* tensor : {&bitmask, &values}) {
+    if (tensor->dimensions.size() != 1) {
+      throw Refused(ort::kInvalidGraph, std::string(tensor == &bitmask ? "bitmask" : "values") +
+                                            " must have one dimension, not shape " + to_string(tensor->dimensions));
+    }
+  }
+  const std::string why =
+      why_invalid(static_cast<const uint8_t*>(bitmask.data), bitmask.size(), values.size(), rows * columns);
+  if (!why.empty()) throw Refused(ort::kInvalidGraph, why);
+  if (!has_bias) return;
+  const Tensor bias = node.constant(kBias, "bias");
+  if (bias.dimensions != std::vector<int64_t>{weight_shape[0]}) {
+    throw Refused(ort::kInvalidGraph, "bias has shape " + to_string(bias.dimensions) + " where weight_shape " +
+                                          to_string(weight_shape) + " needs " + to_string({weight_shape[0]}));
+  }
+}
+
+}  // namespace sift

@@ -1,0 +1,339 @@
+// Every row of the kernel table against a naive loop in double precision, on shapes chosen for their edges.
+//
+// Prints a line a kernel, or what differs and where, and then returns 1. With an argument, only kernels whose name or
+// instruction set contains it.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "dispatch/kernel.h"
+
+namespace {
+
+using sift::ConvShape;
+using sift::Kernel;
+using sift::LinearShape;
+
+enum class Fill { kRandom, kNone, kAll, kEmptyRows, kEmptyColumns };
+
+// A weight in the stored form, and dense beside it.
+struct Matrix {
+  Matrix(size_t rows_, size_t columns_, Fill fill, std::mt19937& random)
+      : rows(rows_), columns(columns_), kept(rows * columns), dense(rows * columns), bitmask((rows * columns + 7) / 8) {
+    std::normal_distribution<float> normal;
+    for (size_t i = 0; i < kept.size(); ++i) {
+      const size_t row = i / columns, column = i % columns;
+      const bool pick = random() % 4 == 0;
+      kept[i] = fill == Fill::kAll || (fill == Fill::kRandom && pick) ||
+                (fill == Fill::kEmptyRows && row % 3 == 1 && pick) ||
+                (fill == Fill::kEmptyColumns && column % 3 == 1 && pick);
+      if (!kept[i]) continue;
+      dense[i] = i % 7 == 3 ? 0.0f : normal(random);  // a kept weight may be zero
+      bitmask[i / 8] = static_cast<uint8_t>(bitmask[i / 8] | 1u << (i % 8));
+      values.push_back(dense[i]);
+    }
+  }
+
+  sift::Weights weights() const { return {rows, columns, bitmask.data(), values.data()}; }
+
+  size_t rows, columns;
+  std::vector<bool> kept;
+  std::vector<float> dense;
+  std::vector<uint8_t> bitmask;
+  std::vector<float> values;
+};
+
+// One output as the definition says it, and how far rounding may take a float sum of the same terms from it: each of
+// the at most n roundings errs by half an ulp of a partial sum, and no partial sum exceeds the sum of magnitudes.
+struct Exact {
+  double sum = 0, magnitude = 0;
+  size_t terms = 0;
+
+  void add(double term) {
+    sum += term;
+    magnitude += std::fabs(term);
+    ++terms;
+  }
+
+  bool matches(float found) const {
+    if (!std::isfinite(sum)) return std::isnan(sum) ? std::isnan(found) : static_cast<double>(found) == sum;
+    const double unit = std::numeric_limits<float>::epsilon() / 2;
+    return std::fabs(found - sum) <=
+           unit * static_cast<double>(2 * terms + 1) * magnitude + std::numeric_limits<float>::min();
+  }
+};
+
+Exact exact(const ConvShape& s, const Matrix& matrix, const float* bias, const float* image, int64_t m, int64_t y,
+            int64_t x) {
+  Exact result;
+  if (bias) result.add(bias[m]);
+  const int64_t group = m / (s.filters / s.groups);
+  size_t index = static_cast<size_t>(m) * matrix.columns;
+  for (int64_t c = group * s.group_channels(); c < (group + 1) * s.group_channels(); ++c) {
+    for (int64_t i = 0; i < s.kernel_h; ++i) {
+      for (int64_t j = 0; j < s.kernel_w; ++j, ++index) {
+        const int64_t row = y * s.stride_h - s.top + i * s.dilation_h,
+                      column = x * s.stride_w - s.left + j * s.dilation_w;
+        const bool inside = row >= 0 && row < s.height && column >= 0 && column < s.width;
+        if (matrix.kept[index] && inside) {
+          result.add(static_cast<double>(matrix.dense[index]) * image[(c * s.height + row) * s.width + column]);
+        }
+      }
+    }
+  }
+  return result;
+}
+
+// Any number of threads, to see that the tasks of one call do not depend on each other.
+class Threads final : public sift::Workers {
+  void parallel_for(void (*task)(void*, size_t), size_t count, void* shared) override {
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < 3; ++t) {
+      threads.emplace_back([=] {
+        for (size_t i = count; i-- > 0;) {
+          if (i % 3 == t) task(shared, i);
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+};
+
+std::vector<float> normals(size_t count, std::mt19937& random, bool special) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  if (special && count > 0) {
+    values[random() % count] = std::numeric_limits<float>::infinity();
+    values[random() % count] = std::numeric_limits<float>::quiet_NaN();
+  }
+  return values;
+}
+
+// Runs alone, then with threads, which must give the same bits; y begins as a value no output has.
+template <class Prepared>
+std::vector<float> outputs(const Prepared& prepared, const float* bias, const std::vector<float>& x, size_t size,
+                           size_t count) {
+  const auto scratch = sift::Scratch::shared();
+  sift::NoWorkers alone;
+  Threads threads;
+  std::vector<float> y(size, 1e30f), again(size, 1e30f);
+  prepared.run(bias, x.data(), y.data(), count, alone, *scratch);
+  prepared.run(bias, x.data(), again.data(), count, threads, *scratch);
+  if (size > 0 && std::memcmp(y.data(), again.data(), size * sizeof(float)) != 0)
+    throw std::runtime_error("threads change the result");
+  return y;
+}
+
+struct Case {
+  bool biased;
+  Fill fill;
+  bool special;
+  unsigned seed;
+};
+
+void check(const Kernel<ConvShape>& kernel, const ConvShape& s, size_t images, const Case& c) {
+  std::mt19937 random(c.seed);
+  const Matrix matrix(static_cast<size_t>(s.filters), static_cast<size_t>(s.group_channels() * s.kernel_h * s.kernel_w),
+                      c.fill, random);
+  const auto image = static_cast<size_t>(s.channels * s.height * s.width);
+  const std::vector<float> x = normals(images * image, random, c.special);
+  const std::vector<float> biases = normals(matrix.rows, random, false);
+  const float* bias = c.biased ? biases.data() : nullptr;
+  const int64_t out_h = s.out_height(), out_w = s.out_width();
+  const size_t size = images * static_cast<size_t>(s.filters * out_h * out_w);
+  const auto prepared = kernel.prepare(kernel.representative(s), matrix.weights());
+  const std::vector<float> y = outputs(*prepared, bias, x, size, images);
+  size_t index = 0;
+  for (size_t n = 0; n < images; ++n) {
+    for (int64_t m = 0; m < s.filters; ++m) {
+      for (int64_t row = 0; row < out_h; ++row) {
+        for (int64_t column = 0; column < out_w; ++column, ++index) {
+          const Exact want = exact(s, matrix, bias, x.data() + n * image, m, row, column);
+          if (!want.matches(y[index])) {
+            throw std::runtime_error("image " + std::to_string(n) + " filter " + std::to_string(m) + " at " +
+                                     std::to_string(row) + "," + std::to_string(column) + " is " +
+                                     std::to_string(y[index]) + ", not " + std::to_string(want.sum));
+          }
+        }
+      }
+    }
+  }
+}
+
+void check(const Kernel<LinearShape>& kernel, const LinearShape& s, size_t tokens, const Case& c) {
+  std::mt19937 random(c.seed);
+  const Matrix matrix(static_cast<size_t>(s.outputs), static_cast<size_t>(s.inputs), c.fill, random);
+  const std::vector<float> x = normals(tokens * matrix.columns, random, c.special);
+  const std::vector<float> biases = normals(matrix.rows, random, false);
+  const float* bias = c.biased ? biases.data() : nullptr;
+  const auto prepared = kernel.prepare(kernel.representative(s), matrix.weights());
+  const std::vector<float> y = outputs(*prepared, bias, x, tokens * matrix.rows, tokens);
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t n = 0; n < matrix.rows; ++n) {
+      Exact want;
+      if (bias) want.add(bias[n]);
+      for (size_t k = 0; k < matrix.columns; ++k) {
+        if (matrix.kept[n * matrix.columns + k])
+          want.add(static_cast<double>(matrix.dense[n * matrix.columns + k]) * x[t * matrix.columns + k]);
+      }
+      if (!want.matches(y[t * matrix.rows + n])) {
+        throw std::runtime_error("token " + std::to_string(t) + " output " + std::to_string(n) + " is " +
+                                 std::to_string(y[t * matrix.rows + n]) + ", not " + std::to_string(want.sum));
+      }
+    }
+  }
+}
+
+ConvShape conv(int64_t channels, int64_t height, int64_t width, int64_t filters, int64_t kernel, int64_t stride = 1,
+               int64_t pad = 0, int64_t dilation = 1, int64_t groups = 1) {
+  return {channels, height,   width, filters, kernel, kernel, stride, stride,
+          dilation, dilation, pad,   pad,     pad,    pad,    groups};
+}
+
+std::vector<std::pair<ConvShape, size_t>> edges(const ConvShape*) {
+  std::vector<std::pair<ConvShape, size_t>> shapes = {
+      {conv(1, 1, 1, 1, 1), 1},                 // nothing smaller
+      {conv(3, 5, 7, 4, 3, 1, 1), 0},           // no images
+      {conv(3, 1, 1, 5, 3, 1, 1), 2},           // all taps but one in the padding
+      {conv(2, 3, 4, 3, 5, 1, 2), 3},           // kernel larger than the image
+      {conv(2, 4, 4, 3, 1, 1, 3), 1},           // more padding than the kernel reaches
+      {conv(2, 20, 20, 3, 1, 1, 9), 1},         // the same over several tiles
+      {conv(2, 9, 9, 3, 2, 4), 1},              // stride larger than the kernel: rows that no tap reads
+      {conv(3, 11, 8, 4, 3, 2, 1), 2},          // stride
+      {conv(3, 10, 13, 4, 3, 3, 2, 2), 1},      // stride and dilation with a common phase pattern
+      {conv(3, 12, 12, 4, 3, 2, 2, 2), 2},      // dilation a multiple of the stride: one phase
+      {conv(4, 9, 6, 6, 3, 1, 1, 1, 2), 2},     // groups
+      {conv(12, 8, 8, 12, 3, 1, 1, 1, 12), 1},  // depthwise
+      {conv(6, 8, 8, 12, 3, 2, 1, 1, 6), 2},    // depthwise with a multiplier
+      {conv(5, 3, 200, 3, 3, 1, 1), 1},         // rows longer than a tile
+      {conv(3, 40, 3, 3, 3, 1, 1), 1},          // tiles of many rows
+      {conv(130, 9, 9, 40, 3, 1, 1), 2},        // several blocks of channels and parts of filters
+      {conv(70, 32, 32, 5, 1), 1},              // planes of exactly 4 KB
+  };
+  ConvShape odd = conv(3, 7, 10, 5, 3);
+  odd.kernel_h = 2, odd.kernel_w = 4, odd.stride_h = 1, odd.stride_w = 3, odd.dilation_h = 3;
+  odd.top = 0, odd.left = 5, odd.bottom = 2, odd.right = 1;
+  shapes.push_back({odd, 2});              // nothing symmetric
+  for (const bool left : {false, true}) {  // zeros on one side only, which rows cannot share
+    ConvShape lopsided = conv(3, 7, 9, 4, 3);
+    (left ? lopsided.left : lopsided.right) = 2;
+    (left ? lopsided.top : lopsided.bottom) = 2;
+    shapes.push_back({lopsided, 1});
+  }
+  for (int64_t width = 2; width <= 16; ++width)
+    shapes.push_back({conv(2, 8, width, 3, 3, 1, 1), 1});  // every number of vectors
+  return shapes;
+}
+
+std::vector<std::pair<LinearShape, size_t>> edges(const LinearShape*) {
+  std::vector<std::pair<LinearShape, size_t>> shapes;
+  for (const size_t tokens : {0, 1, 2, 7, 8, 9, 15, 16, 33, 95, 96, 97, 200, 385}) {
+    for (const auto& [inputs, outputs] : {std::pair<int64_t, int64_t>{1, 1}, {5, 3}, {37, 70}, {300, 9}}) {
+      shapes.push_back({{inputs, outputs, static_cast<int64_t>(tokens)}, tokens});
+    }
+  }
+  return shapes;
+}
+
+std::string describe(const ConvShape& s) {
+  return std::to_string(s.channels) + "x" + std::to_string(s.height) + "x" + std::to_string(s.width) + " to " +
+         std::to_string(s.filters) + " kernel " + std::to_string(s.kernel_h) + "x" + std::to_string(s.kernel_w) +
+         " stride " + std::to_string(s.stride_h) + "," + std::to_string(s.stride_w) + " dilation " +
+         std::to_string(s.dilation_h) + "," + std::to_string(s.dilation_w) + " pad " + std::to_string(s.top) + "," +
+         std::to_string(s.left) + " groups " + std::to_string(s.groups);
+}
+
+std::string describe(const LinearShape& s) { return std::to_string(s.inputs) + " to " + std::to_string(s.outputs); }
+
+template <class Shape>
+size_t check_all(const std::string& only) {
+  size_t failures = 0;
+  const auto& available = sift::available_isas();
+  for (const Kernel<Shape>& kernel : sift::kernels<Shape>()) {
+    const std::string title = std::string(kernel.name) + "/" + sift::name(kernel.isa);
+    if (title.find(only) == std::string::npos) continue;
+    if (!std::count(available.begin(), available.end(), kernel.isa)) {
+      std::printf("%s: skipped, this processor lacks it\n", title.c_str());
+      continue;
+    }
+    size_t cases = 0;
+    for (const auto& [shape, count] : edges(static_cast<const Shape*>(nullptr))) {
+      if (!kernel.supports(shape)) continue;
+      for (const Fill fill : {Fill::kRandom, Fill::kNone, Fill::kAll, Fill::kEmptyRows, Fill::kEmptyColumns}) {
+        for (const bool biased : {false, true}) {
+          for (const bool special : {false, true}) {
+            ++cases;
+            try {
+              check(kernel, shape, count, {biased, fill, special, static_cast<unsigned>(cases)});
+            } catch (const std::exception& error) {
+              ++failures;
+              std::printf("%s: %s, count %zu, fill %d, bias %d, special %d: %s\n", title.c_str(),
+                          describe(shape).c_str(), count, static_cast<int>(fill), biased, special, error.what());
+            }
+          }
+        }
+      }
+    }
+    std::printf("%s: %zu cases\n", title.c_str(), cases);
+  }
+  return failures;
+}
+
+// The rules around the kernels that no shape can show.
+size_t check_rules() {
+  size_t failures = 0;
+  const auto expect = [&](bool truth, const char* what) {
+    if (!truth) ++failures, std::printf("rule broken: %s\n", what);
+  };
+  const auto refused = [](const char* forced) {
+    try {
+      sift::choose_isas(forced, {sift::Isa::kScalar});
+      return false;
+    } catch (const std::invalid_argument&) {
+      return true;
+    }
+  };
+  expect(refused("avx2"), "an instruction set the processor lacks is refused");
+  expect(refused("AVX2") && refused("scalar "), "names are exact");
+  expect(sift::choose_isas("", {sift::Isa::kScalar}).size() == 1, "empty forces nothing");
+  const uint8_t bits[] = {0xff, 0x03};
+  expect(sift::why_invalid(bits, 2, 10, 10).empty(), "ten weights in two bytes");
+  expect(!sift::why_invalid(bits, 2, 10, 9).empty(), "a bit past the end");
+  expect(!sift::why_invalid(bits, 2, 9, 10).empty(), "a value missing");
+  expect(!sift::why_invalid(bits, 2, 10, 17).empty(), "a byte missing");
+  expect(!sift::why_invalid(bits, 2, 8, 8).empty(), "a byte too many");
+  ConvShape huge = conv(1, 1 << 16, 1 << 16, 1, 1);
+  try {
+    const float value = 1;
+    const uint8_t bit = 1;
+    sift::choose(huge).prepare(huge, {1, 1, &bit, &value});
+    expect(false, "planes of 2^32 elements are refused");
+  } catch (const std::length_error&) {
+  }
+  sift::NoWorkers workers;
+  try {
+    workers.each(3, [](size_t task) {
+      if (task == 1) throw std::runtime_error("task");
+    });
+    expect(false, "a task that throws is heard of");
+  } catch (const std::bad_alloc&) {
+  }
+  return failures;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string only = argc > 1 ? argv[1] : "";
+  const size_t failures = check_all<ConvShape>(only) + check_all<LinearShape>(only) + check_rules();
+  std::printf("%zu failures\n", failures);
+  return failures ? 1 : 0;
+}

@@ -1,0 +1,201 @@
+"""The main job as a person does it, on a small net of their own: transform, inspect, export, flops, run, densify."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nets
+import numpy as np
+import onnx
+import pytest
+import torch
+from typer.testing import Result
+
+import sift_cli
+from sift_cli import runtime
+from sift_cli.models import load as load_model
+
+Sift = Callable[..., Result]
+INPUT = ("--input", "1x3x8x8")
+MACS = sum(nets.TinyResNet.MACS.values())
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.pt"
+    torch.save(load_model("nets:tiny_resnet", input_shape=(1, 3, 8, 8)).module.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def artifact(sift: Sift, checkpoint: Path) -> Path:
+    done = sift("transform", checkpoint, "--arch", "nets:tiny_resnet", *INPUT, "--sparsity", "0.75", "-o", "w.safetensors")
+    assert done.exit_code == 0, done.output
+    return checkpoint.with_name("w.safetensors")
+
+
+@pytest.fixture
+def graph(sift: Sift, artifact: Path) -> Path:
+    done = sift("export", artifact, "--arch", "nets:tiny_resnet", "--format", "onnx", "-o", "w.onnx")
+    assert done.exit_code == 0, done.output
+    return artifact.with_name("w.onnx")
+
+
+def test_transform_prints_its_certificate(sift: Sift, checkpoint: Path) -> None:
+    done = sift(
+        "transform", checkpoint, "--arch", "nets:tiny_resnet", *INPUT, "--kind", "wide", "--sparsity", "0.75", "--init",
+        "preserve", "--json", "-o", "w.safetensors",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["schema"] == "sift.certificate/1"
+    assert {claim["name"] for claim in document["claims"]} == {
+        "iso_flop", "io_shapes", "mask_cardinality", "roundtrip", "same_function",
+    }  # fmt: skip
+    assert all(set(c) == {"name", "verdict", "before", "after", "bound", "counter"} for c in document["claims"])
+    assert {claim["verdict"] for claim in document["claims"]} == {"held"}
+    iso = {claim["counter"]: claim for claim in document["claims"] if claim["name"] == "iso_flop"}
+    assert set(iso) == {"plan", "fvcore", "dispatch", "onnx"}
+    assert {(claim["before"], claim["after"]) for claim in iso.values()} == {(MACS, MACS)}
+    assert document["bytes"] == Path("w.safetensors").stat().st_size
+
+
+def test_the_artifact_says_what_it_is(sift: Sift, artifact: Path) -> None:
+    report = json.loads(sift("inspect", artifact, "--json").stdout)
+    assert report["schema"] == "sift.inspect/1"
+    assert report["plan"]["kind"] == "wide"
+    assert report["certificate"]["schema"] == "sift.certificate/1"
+    assert report["masks"]["count"] == 5
+    text = sift("inspect", artifact).stdout
+    assert "wide at sparsity 3/4" in text
+    assert "iso_flop" in text
+
+
+def test_load_gives_back_the_module_with_its_masks(artifact: Path) -> None:
+    model = sift_cli.load(artifact, arch="nets:tiny_resnet")
+    masks = sift_cli.masks(model)
+    assert set(masks) == {f"{name}.weight" for name in nets.TinyResNet.MACS} - {"conv1.weight", "fc.weight"}
+    for name, mask in masks.items():
+        weight = model.get_parameter(name)
+        assert mask.dtype is torch.bool
+        assert not weight[~mask].any()
+    # Ready to train: a step moves masked weights too, and apply_masks takes that back.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.train()(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    optimizer.step()
+    name, mask = next(iter(masks.items()))
+    sift_cli.apply_masks(model)
+    assert not model.get_parameter(name)[~mask].any()
+    assert model.state_dict().keys() == nets.TinyResNet().state_dict().keys()
+
+
+def test_flops_agree_to_the_integer_on_the_artifact_and_on_the_graph(sift: Sift, artifact: Path, graph: Path) -> None:
+    for arguments in ((artifact, "--arch", "nets:tiny_resnet"), (graph,)):
+        document = json.loads(sift("flops", *arguments, "--json").stdout)
+        assert document["schema"] == "sift.flops/1"
+        assert document["macs"]["sparse"] == MACS
+        assert document["flops"] == {key: 2 * value for key, value in document["macs"].items()}
+        # k = 2: stem and head double, the other layers have four times the weights.
+        ends = nets.TinyResNet.MACS["conv1"] + nets.TinyResNet.MACS["fc"]
+        assert document["macs"]["dense"] == 2 * ends + 4 * (MACS - ends)
+
+
+@pytest.mark.parametrize("library", [False, True])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_onnxruntime_computes_what_torch_does(artifact: Path, graph: Path, library: bool, batch: int) -> None:
+    model = sift_cli.load(artifact, arch="nets:tiny_resnet")
+    with torch.no_grad():
+        for child in model.modules():  # zero-init residual hides the branches; show them
+            if isinstance(child, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(child.weight, 0.5, 1.5)
+    x = torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(batch))
+    from sift_cli.core.masks import Mask
+    from sift_cli.export.onnx import to_onnx
+
+    masks = {name: Mask.from_bool(mask.numpy()) for name, mask in sift_cli.masks(model).items()}
+    proto = to_onnx(model, (x[:1],), masks, {})
+    session = runtime.session(proto.SerializeToString(), library=library)
+    (got,) = session.run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        wanted = model.eval()(x).numpy()
+    assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert len(runtime.kernels(session)) == (len(masks) if library else 0)
+
+
+def test_the_graph_is_standard_but_for_sifts_operators(graph: Path) -> None:
+    model = onnx.load(graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert {(f.domain, f.name) for f in model.functions} == {("sift", "SparseConv")}
+    ops = [(node.domain, node.op_type) for node in model.graph.node]
+    assert ops.count(("sift", "SparseConv")) == 5
+    assert ops.count(("", "Conv")) == 1  # the stem
+    assert ops.count(("", "BatchNormalization")) == 0  # folded
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert not any("/" in prop.value for node in model.graph.node for prop in node.metadata_props)  # no paths of this machine
+    assert {prop.key for prop in model.metadata_props} >= {"sift.plan", "sift.certificate"}
+
+
+def test_run(sift: Sift, graph: Path, tmp_path: Path) -> None:
+    np.save("x.npy", np.ones((3, 3, 8, 8), np.float32))
+    done = sift("run", graph, "--input", "x.npy", "-o", "y.npy")
+    assert done.exit_code == 0, done.output
+    assert "SparseConv" in done.stdout
+    assert np.load("y.npy").shape == (3, 10)
+    document = json.loads(sift("run", graph, "--batch", 5, "--json").stdout)
+    assert document["outputs"] == [{"name": "output", "shape": [5, 10], "dtype": "float32"}]
+    assert [kernel["op"] for kernel in document["kernels"]] == ["SparseConv"] * 5
+    assert json.loads(sift("run", graph, "--no-library", "--json").stdout)["kernels"] == []
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_densify_changes_no_bit(sift: Sift, artifact: Path, suffix: str) -> None:
+    done = sift("densify", artifact, "--arch", "nets:tiny_resnet", "-o", f"dense.{suffix}", "--json")
+    assert done.exit_code == 0, done.output
+    claims = {claim["name"]: claim for claim in json.loads(done.stdout)["claims"]}
+    assert claims["same_function"]["after"] == 0.0
+    sparse = sift_cli.load(artifact, arch="nets:tiny_resnet")
+    if suffix == "pt":
+        state = torch.load("dense.pt", weights_only=True)
+    else:
+        from safetensors.torch import load_file
+
+        state = load_file("dense.safetensors")
+        dense = sift_cli.load("dense.safetensors", arch="nets:tiny_resnet")
+        assert sift_cli.masks(dense) == {}
+        report = json.loads(sift("inspect", "dense.safetensors", "--json").stdout)
+        assert report["plan"]["kind"] == "wide"
+        assert report["masks"]["count"] == 0
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        before = sparse(x)
+        sparse.load_state_dict(state, strict=True)
+        assert torch.equal(before, sparse(x))
+
+
+def test_export_to_safetensors_keeps_everything(sift: Sift, artifact: Path) -> None:
+    done = sift("export", artifact, "--arch", "nets:tiny_resnet", "-o", "copy.safetensors")
+    assert done.exit_code == 0, done.output
+    a, b = (sift_cli.load(path, arch="nets:tiny_resnet") for path in (artifact, "copy.safetensors"))
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    assert {n: m.tolist() for n, m in sift_cli.masks(a).items()} == {n: m.tolist() for n, m in sift_cli.masks(b).items()}
+
+
+def test_a_dry_run_writes_nothing_and_its_plan_can_be_carried_out(sift: Sift, checkpoint: Path) -> None:
+    base = ("transform", checkpoint, "--arch", "nets:tiny_resnet", *INPUT)
+    dry = sift(*base, "--sparsity", "0.75", "--dry-run", "--json")
+    assert dry.exit_code == 0, dry.output
+    assert sorted(path.name for path in Path().iterdir()) == ["tiny.pt"]
+    Path("plan.json").write_text(dry.stdout)
+    done = sift(*base, "--plan", "plan.json", "-o", "planned.safetensors")
+    assert done.exit_code == 0, done.output
+    direct = sift(*base, "--sparsity", "0.75", "-o", "direct.safetensors")
+    assert direct.exit_code == 0, direct.output
+    assert Path("planned.safetensors").read_bytes() == Path("direct.safetensors").read_bytes()
+
+
+def test_the_default_name_of_the_output(sift: Sift, checkpoint: Path) -> None:
+    done = sift("transform", checkpoint, "--arch", "nets:tiny_resnet", *INPUT, "--sparsity", "0.5")
+    assert done.exit_code == 0, done.output
+    assert Path("tiny-wide-0.5.safetensors").is_file()
