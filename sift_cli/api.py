@@ -112,7 +112,9 @@ def flops(
 
     if _is_onnx(source):
         if count == "official":
-            raise ModelError("--count official is defined for torch models", hint="give the checkpoint, not the ONNX file")
+            raise ModelError(
+                "--count official is defined for torch models", hint="give the checkpoint, not the ONNX file"
+            )
         return count_onnx(Path(source), dims=dims)
     model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
     masked = getattr(model, "nonzero", {})
@@ -265,9 +267,7 @@ def export(
     return Written(output, certificate, getattr(model, "plan", None))
 
 
-def densify(
-    source: str | Path, output: str | Path, *, force: bool = False, arch: str | None = None
-) -> Written:
+def densify(source: str | Path, output: str | Path, *, force: bool = False, arch: str | None = None) -> Written:
     """Drop the masks of an artifact and keep the zeros: a plain dense model, ready for dense fine-tuning.
 
     The tensors are identical to the bit. A ``.safetensors`` keeps the plan in its metadata and can be loaded by

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import struct
 import zipfile
 import zlib
@@ -113,17 +112,27 @@ class Archive:
         return self._records[name]
 
 
+#: The last head and path asked about, and the answer.
+_last: tuple[bytes, Path, str] | None = None
+
+
 def kind(head: bytes, path: Path) -> str | None:
-    """What a zip file holds: "torch", "torchscript", "exported", "broken", "other"; None if it is no zip file."""
+    """What a zip file holds: "torch", "torchscript", "exported", "broken", "other"; None if it is no zip file.
+
+    Three readers ask about each file, and the directory of a large archive takes a while to read. The answer is kept
+    for the very same ``head`` object, that is, for one opening; time stamps are too coarse to tell a file from its
+    successor.
+    """
+    global _last
     if not head.startswith(MAGIC):
         return None
-    status = path.stat()
-    return _kind(path, status.st_ino, status.st_size, status.st_mtime_ns)
+    last = _last
+    if last is None or last[0] is not head or last[1] != path:
+        _last = last = (head, path, _kind(path))
+    return last[2]
 
 
-# Three readers ask about one file, and a large archive's directory takes a while to read.
-@functools.lru_cache(maxsize=1)
-def _kind(path: Path, *_identity: int) -> str:
+def _kind(path: Path) -> str:
     file = ByteFile(path)
     try:
         names = Archive(file).names

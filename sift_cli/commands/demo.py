@@ -37,7 +37,12 @@ def command(
         output.mkdir(parents=True, exist_ok=True)
     folder: Any = nullcontext(output) if output is not None else tempfile.TemporaryDirectory(prefix="sift-demo-")
     with folder as name:
-        _demo(Path(name), sparsity if sparsity is not None else parse_sparsity("0.9"), keep=output is not None, force=force)
+        _demo(
+            Path(name),
+            sparsity if sparsity is not None else parse_sparsity("0.9"),
+            keep=output is not None,
+            force=force,
+        )
 
 
 def _demo(folder: Path, sparsity: Any, *, keep: bool, force: bool) -> None:
@@ -69,7 +74,9 @@ def _demo(folder: Path, sparsity: Any, *, keep: bool, force: bool) -> None:
     _output.certificate(claims)
     wider = max(layer.numel_after / layer.numel_before for layer in plan.sparse_layers) if plan.sparse_layers else 1.0
     _output.text(f"{MODEL} with up to {wider:.2f} × the weights, sparsity {share}:")
-    _output.text(f"  MACs    {plan.macs_before:,} dense before, {counted.sparse:,} sparse after (counted in the ONNX file)")
+    _output.text(
+        f"  MACs    {plan.macs_before:,} dense before, {counted.sparse:,} sparse after (counted in the ONNX file)"
+    )
     _output.text(
         f"  size    {_output.size(written.bytes)} safetensors, {_output.size(exported.bytes)} ONNX; "
         f"dense float32 of these widths: {_output.size(dense)}"

@@ -42,7 +42,9 @@ def command(
     count: Annotated[
         Count, typer.Option(help="macs: convolutions, linears, attention. official: the Sparse-IFT authors' profiler.")
     ] = Count.macs,
-    counter: Annotated[Counter, typer.Option(help="What counts a torch model; the other one checks it.")] = Counter.fvcore,
+    counter: Annotated[
+        Counter, typer.Option(help="What counts a torch model; the other one checks it.")
+    ] = Counter.fvcore,
     by: Annotated[By, typer.Option(help="Rows of the table.")] = By.layer,
     dim: Annotated[
         list[str] | None, typer.Option(metavar="NAME=SIZE", help="Size of a symbolic dimension of an ONNX model.")

@@ -24,7 +24,9 @@ def command(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint or an ONNX model.")],
     nonzeros: Annotated[
         bool | None,
-        typer.Option("--nonzeros/--no-nonzeros", help="Count zeros of dense tensors, by default in files up to 512 MB."),
+        typer.Option(
+            "--nonzeros/--no-nonzeros", help="Count zeros of dense tensors, by default in files up to 512 MB."
+        ),
     ] = None,
     allow_pickle: AllowPickle = False,
     json: Json = False,

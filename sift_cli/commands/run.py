@@ -41,15 +41,26 @@ def command(
 ) -> None:
     with _output.working(f"running {model}"):
         result = api.run(
-            model, inputs=input or (), output=output, batch=batch, seed=seed, threads=threads, library=library, force=force
+            model,
+            inputs=input or (),
+            output=output,
+            batch=batch,
+            seed=seed,
+            threads=threads,
+            library=library,
+            force=force,
         )
     if json:
         _output.data(result.to_json())
         return
     if result.kernels:
-        _output.table("", ["node", "op", "kernel", "isa"], ([k.node, k.op, k.kernel, k.isa] for k in result.kernels), left=4)
+        _output.table(
+            "", ["node", "op", "kernel", "isa"], ([k.node, k.op, k.kernel, k.isa] for k in result.kernels), left=4
+        )
     for name, array in result.outputs.items():
-        _output.text(f"{name}: {'×'.join(map(str, array.shape))} {array.dtype}, from {array.min():.6g} to {array.max():.6g}")
+        _output.text(
+            f"{name}: {'×'.join(map(str, array.shape))} {array.dtype}, from {array.min():.6g} to {array.max():.6g}"
+        )
     _output.text(f"{result.seconds * 1000:.1f} ms for one run after a first one, onnxruntime {result.onnxruntime}")
     if output is not None:
         _output.text(f"wrote {output}")

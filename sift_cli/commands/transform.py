@@ -42,16 +42,27 @@ def command(
     sparsity: Sparsity = None,
     kind: Annotated[Kind, typer.Option(help="The transform.")] = Kind("wide"),
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; by default MODEL-KIND-SPARSITY.safetensors here.")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; by default MODEL-KIND-SPARSITY.safetensors here."),
     ] = None,
-    match: Annotated[Match, typer.Option(help="Keep the MACs of the whole model, or of each sparse layer.")] = Match.model,
-    init: Annotated[Init, typer.Option(help="Draw new weights, or keep the function of the given ones.")] = Init.scratch,
-    multiple: Annotated[int | None, typer.Option(min=1, max=4096, help="Round widths to a multiple, for hardware.")] = None,
+    match: Annotated[
+        Match, typer.Option(help="Keep the MACs of the whole model, or of each sparse layer.")
+    ] = Match.model,
+    init: Annotated[
+        Init, typer.Option(help="Draw new weights, or keep the function of the given ones.")
+    ] = Init.scratch,
+    multiple: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Round widths to a multiple, for hardware.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only these layers become sparse.")] = None,
     keep: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="These layers stay dense.")] = None,
     seed: Seed = 0,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Carry out this plan, as --dry-run --json prints it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide and print the plan; read and write no weight.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Carry out this plan, as --dry-run --json prints it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Decide and print the plan; read and write no weight.")
+    ] = False,
     arch: Arch = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,

@@ -54,9 +54,7 @@ def load(path: Path, *, arch: str | None = None) -> TransformedModel:
         module = _module(about.plan, checkpoint)
         masks = MaskSet({name: mask for name in checkpoint.tensors if (mask := checkpoint.mask(name)) is not None})
     attach_masks(module, masks)
-    inputs = tuple(
-        tensor for shape in about.plan.input_shapes for tensor in example_inputs(architecture, shape)
-    )
+    inputs = tuple(tensor for shape in about.plan.input_shapes for tensor in example_inputs(architecture, shape))
     return TransformedModel(module.eval(), masks, about.plan, inputs, about.provenance, about.certificate)
 
 

@@ -27,7 +27,9 @@ def read_inputs(texts: Sequence[str], opened: onnxruntime.InferenceSession) -> d
         name, _, file = text.rpartition("=")
         if not name:
             if len(wanted) > 1:
-                raise ModelError(f"the model has {len(wanted)} inputs", hint=f"write --input {next(iter(wanted))}={file}")
+                raise ModelError(
+                    f"the model has {len(wanted)} inputs", hint=f"write --input {next(iter(wanted))}={file}"
+                )
             name = next(iter(wanted))
         if name not in wanted:
             raise ModelError(f"the model has no input {name!r}", hint=f"it has: {', '.join(wanted)}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sift_cli.core.counts import FlopReport
-from sift_cli.core.plan import AttachMask, Edit, FillTensor, PlannedLayer, ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.core.plan import AttachMask, Edit, PlannedLayer, ResizeAxis, SetAttribute, TransformPlan
 from sift_cli.errors import Infeasible, PlanError
 from sift_cli.flops import count_module
 from sift_cli.models import LoadedModel
@@ -65,7 +65,13 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         nonzero = {}
     planned = tuple(
         PlannedLayer(
-            name, layer.op, layer.weight, layer.role, layer.positions, layer.before, layer.after,
+            name,
+            layer.op,
+            layer.weight,
+            layer.role,
+            layer.positions,
+            layer.before,
+            layer.after,
             nonzero.get(name, layer.after),
         )  # fmt: skip
         for name, layer in layers.items()
@@ -238,9 +244,7 @@ def _other_macs(report: FlopReport) -> int:
     return sum(layer.dense for layer in report.layers if layer.weight is None)
 
 
-def _notes(
-    layers: tuple[PlannedLayer, ...], others: tuple[int, int], options: TransformOptions
-) -> Iterator[str]:
+def _notes(layers: tuple[PlannedLayer, ...], others: tuple[int, int], options: TransformOptions) -> Iterator[str]:
     if not options.sparsity:
         yield "sparsity 0 changes nothing"
         return

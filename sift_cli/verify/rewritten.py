@@ -42,8 +42,12 @@ def certify_rewritten(
             before, after = model.module(*model.inputs), again(*model.inputs)
         certificate += [
             claim(
-                "same_function", _bits_equal(before, after), before=0.0, after=float((before - after).abs().max()),
-                bound="0: outputs identical bit for bit", counter="torch",
+                "same_function",
+                _bits_equal(before, after),
+                before=0.0,
+                after=float((before - after).abs().max()),
+                bound="0: outputs identical bit for bit",
+                counter="torch",
             )  # fmt: skip
         ]
     if not certificate.held:

@@ -69,11 +69,11 @@ class WidthEnv(ShapeEnv):
         return known
 
     def _record(self, expr: sympy.Basic, answer: sympy.Basic) -> None:
-        if isinstance(expr, sympy.And) and answer is sympy.true or isinstance(expr, sympy.Or) and answer is sympy.false:
+        if (isinstance(expr, sympy.And) and answer is sympy.true) or (isinstance(expr, sympy.Or) and answer is sympy.false):
             for part in expr.args:
                 self._record(part, answer)
             return
-        if isinstance(expr, sympy.Eq) and answer is sympy.true or isinstance(expr, sympy.Ne) and answer is sympy.false:
+        if (isinstance(expr, sympy.Eq) and answer is sympy.true) or (isinstance(expr, sympy.Ne) and answer is sympy.false):
             left, right = expr.lhs, expr.rhs
         elif answer.is_Integer:
             # The size was turned into a Python int: from here on the model's code sees a literal.

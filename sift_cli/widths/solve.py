@@ -38,7 +38,9 @@ def solve_widths(graph: WidthGraph, factor_squared: Fraction, *, multiple: int |
     expressed = _eliminate(graph, scaling)
     step = multiple or 1
     sizes = {
-        index: max(step, nearest_multiple(size, factor_squared, step) if multiple else floor_times_sqrt(size, factor_squared))
+        index: max(
+            step, nearest_multiple(size, factor_squared, step) if multiple else floor_times_sqrt(size, factor_squared)
+        )
         for index, size in scaling.items()
         if index not in expressed
     }

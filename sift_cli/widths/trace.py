@@ -28,10 +28,7 @@ aten = torch.ops.aten
 
 #: Integer attributes that are never a width: counts, strides, positions, vocabulary.
 _NOT_A_WIDTH = frozenset(
-    "kernel_size stride padding dilation output_padding output_size ceil_mode padding_idx start_dim end_dim dim "
-    "num_embeddings num_layers upscale_factor downscale_factor num_batches_tracked num_classes num_labels "
-    "patch_size image_size img_size input_size layer_idx depth output_stride "
-    "vocab_size max_position_embeddings n_positions n_ctx n_layer num_hidden_layers pad_token_id bos_token_id eos_token_id".split()
+    ["kernel_size", "stride", "padding", "dilation", "output_padding", "output_size", "ceil_mode", "padding_idx", "start_dim", "end_dim", "dim", "num_embeddings", "num_layers", "upscale_factor", "downscale_factor", "num_batches_tracked", "num_classes", "num_labels", "patch_size", "image_size", "img_size", "input_size", "layer_idx", "depth", "output_stride", "vocab_size", "max_position_embeddings", "n_positions", "n_ctx", "n_layer", "num_hidden_layers", "pad_token_id", "bos_token_id", "eos_token_id"]
 )
 
 #: Contractions: operators that multiply activations with a weight, and the argument that holds the weight.

@@ -1,5 +1,6 @@
 """Opening: what a path may be, what a file may be that is no checkpoint, prefixes, and laziness."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -74,6 +75,18 @@ def test_a_zip_of_something_else(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.ones(3))
     with pytest.raises(CheckpointError, match="50 4b 03 04"):
         open_checkpoint(tmp_path / "x.npz")
+
+
+def test_a_zip_replaced_by_another_of_the_same_size_and_time(tmp_path):
+    path = tmp_path / "x"
+    torch.save({"w": torch.ones(2)}, path)
+    good = path.read_bytes()
+    for content in (good.replace(b"/data.pkl", b"/data.xyz"), good):
+        path.write_bytes(content)
+        os.utime(path, (0, 0))
+        with contextlib.suppress(CheckpointError), open_checkpoint(path) as checkpoint:
+            found = checkpoint.read("w")
+    assert found.tolist() == [1, 1]
 
 
 def test_ten_gigabytes_open_at_once(tmp_path):

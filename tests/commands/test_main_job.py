@@ -31,7 +31,9 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def artifact(sift: Sift, checkpoint: Path) -> Path:
-    done = sift("transform", checkpoint, "--arch", "nets:tiny_resnet", *INPUT, "--sparsity", "0.75", "-o", "w.safetensors")
+    done = sift(
+        "transform", checkpoint, "--arch", "nets:tiny_resnet", *INPUT, "--sparsity", "0.75", "-o", "w.safetensors"
+    )
     assert done.exit_code == 0, done.output
     return checkpoint.with_name("w.safetensors")
 
@@ -133,7 +135,9 @@ def test_the_graph_is_standard_but_for_sifts_operators(graph: Path) -> None:
     assert ops.count(("", "Conv")) == 1  # the stem
     assert ops.count(("", "BatchNormalization")) == 0  # folded
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-    assert not any("/" in prop.value for node in model.graph.node for prop in node.metadata_props)  # no paths of this machine
+    assert not any(
+        "/" in prop.value for node in model.graph.node for prop in node.metadata_props
+    )  # no paths of this machine
     assert {prop.key for prop in model.metadata_props} >= {"sift.plan", "sift.certificate"}
 
 
@@ -179,7 +183,9 @@ def test_export_to_safetensors_keeps_everything(sift: Sift, artifact: Path) -> N
     assert done.exit_code == 0, done.output
     a, b = (sift_cli.load(path, arch="nets:tiny_resnet") for path in (artifact, "copy.safetensors"))
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-    assert {n: m.tolist() for n, m in sift_cli.masks(a).items()} == {n: m.tolist() for n, m in sift_cli.masks(b).items()}
+    assert {n: m.tolist() for n, m in sift_cli.masks(a).items()} == {
+        n: m.tolist() for n, m in sift_cli.masks(b).items()
+    }
 
 
 def test_a_dry_run_writes_nothing_and_its_plan_can_be_carried_out(sift: Sift, checkpoint: Path) -> None:

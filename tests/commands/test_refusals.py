@@ -113,7 +113,9 @@ def test_full_disk(sift: Sift, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
     assert sorted(os.listdir()) == before
 
 
-def test_a_broken_claim_is_exit_code_6_and_no_file(sift: Sift, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_claim_is_exit_code_6_and_no_file(
+    sift: Sift, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sift_cli.export import artifact
 
     real = artifact.load
@@ -164,7 +166,9 @@ def test_a_plan_for_another_model(sift: Sift, checkpoint: Path) -> None:
     refused(sift("transform", checkpoint, *ARCH, "--plan", "plan.json"), 5, "the plan is for builtin:cifar_resnet18")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "sift.plan/1"}', "{" * 100_000, '{"schema": "sift.plan/2"}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": "sift.plan/1"}', "{" * 100_000, '{"schema": "sift.plan/2"}']
+)
 def test_a_file_that_is_no_plan(sift: Sift, checkpoint: Path, text: str) -> None:
     Path("plan.json").write_text(text)
     refused(sift("transform", checkpoint, *ARCH, "--plan", "plan.json"), 5, "plan.json is not a plan")

@@ -18,7 +18,9 @@ from sift_cli.transforms import TransformOptions, decide, kinds
 SHAPE = (1, 3, 8, 8)
 every_kind = pytest.mark.parametrize("kind", kinds())
 every_option = pytest.mark.parametrize(
-    "options", [{}, {"match": "layer"}, {"init": "preserve"}, {"match": "layer", "init": "preserve"}, {"multiple": 8}], ids=str
+    "options",
+    [{}, {"match": "layer"}, {"init": "preserve"}, {"match": "layer", "init": "preserve"}, {"multiple": 8}],
+    ids=str,
 )
 
 
@@ -34,7 +36,9 @@ def state_bytes(model: torch.nn.Module) -> dict[str, bytes]:
 
 @every_kind
 @every_option
-def test_deciding_is_pure_and_needs_no_weights(kind: str, options: dict[str, Any], tiny: Callable[..., LoadedModel]) -> None:
+def test_deciding_is_pure_and_needs_no_weights(
+    kind: str, options: dict[str, Any], tiny: Callable[..., LoadedModel]
+) -> None:
     model = tiny()
     before = state_bytes(model.module)
     plan = decide(kind, model, options_of("3/4", **options))
@@ -91,6 +95,8 @@ def test_sparsity_0_is_the_identity_bit_for_bit(kind: str, tiny: Callable[..., L
 @every_kind
 def test_seeds(kind: str, tiny: Callable[..., LoadedModel]) -> None:
     model = tiny()
-    states = [state_bytes(surgery.apply(model.module, decide(kind, model, options_of("3/4", seed=s)))[0]) for s in (1, 1, 2)]
+    states = [
+        state_bytes(surgery.apply(model.module, decide(kind, model, options_of("3/4", seed=s)))[0]) for s in (1, 1, 2)
+    ]
     assert states[0] == states[1]
     assert states[0]["layer1.conv1.weight"] != states[2]["layer1.conv1.weight"]

@@ -90,7 +90,11 @@ def test_a_plan_for_another_model_is_refused(edit: Any, says: str) -> None:
 
 
 def test_on_meta_nothing_is_drawn() -> None:
-    edits = [ResizeAxis("0.weight", 0, 2, 3), FillTensor("0.weight", "normal", 0.0, 1.0), AttachMask("0.weight", 2, "random")]
+    edits = [
+        ResizeAxis("0.weight", 0, 2, 3),
+        FillTensor("0.weight", "normal", 0.0, 1.0),
+        AttachMask("0.weight", 2, "random"),
+    ]
     grown, masks = apply_edits(linear().to("meta"), edits)
     assert grown[0].weight.is_meta  # type: ignore[index]
     assert not masks

@@ -67,7 +67,10 @@ def test_the_groups_of_a_grouped_convolution_stay() -> None:
 def test_a_concatenation_is_a_relation() -> None:
     graph = trace_widths(nets.TinyConcat().eval(), INPUT)
     (relation,) = ({graph.groups[i].axes[0].tensor: c for i, c in r.items()} for r in graph.relations)
-    assert relation in ({"left.weight": 1, "right.weight": 1, "join.weight": -1}, {"left.weight": -1, "right.weight": -1, "join.weight": 1})
+    assert relation in (
+        {"left.weight": 1, "right.weight": 1, "join.weight": -1},
+        {"left.weight": -1, "right.weight": -1, "join.weight": 1},
+    )
 
 
 def test_a_literal_is_found_with_its_line() -> None:
@@ -85,7 +88,9 @@ def test_the_module_is_left_alone() -> None:
     attributes = {path: dict(child.__dict__) for path, child in net.named_modules()}
     trace_widths(net, INPUT)
     after = net.state_dict(keep_vars=True)
-    assert all(id(after[name]) == identity and torch.equal(after[name], old) for name, (identity, old) in before.items())
+    assert all(
+        id(after[name]) == identity and torch.equal(after[name], old) for name, (identity, old) in before.items()
+    )
     for path, child in net.named_modules():
         for key, value in attributes[path].items():
             if isinstance(value, int):

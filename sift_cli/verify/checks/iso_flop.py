@@ -28,9 +28,10 @@ def _claim(plan: TransformPlan, counter: str, before: int, after: int, layers: d
     if plan.options["match"] == "layer":
         kept = all(layers.get(layer.weight) == layer.macs_before for layer in sparse)
         bound = f"{plan.macs_after:,} MACs, each of {len(sparse)} sparse layers at exactly the MACs it had"
-        return claim("iso_flop", kept and after == plan.macs_after, before=before, after=after, bound=bound, counter=counter)
+        return claim(
+            "iso_flop", kept and after == plan.macs_after, before=before, after=after, bound=bound, counter=counter
+        )
     step = min((layer.positions for layer in sparse), default=1)
     bound = f"at most {before:,} MACs, and more than {before - step:,} (one weight less)"
     held = before == plan.macs_before and after == plan.macs_after and before - step < after <= before
     return claim("iso_flop", held, before=before, after=after, bound=bound, counter=counter)
-

@@ -30,7 +30,9 @@ def measure(evidence: Evidence) -> Iterator[Claim]:
     before = _outputs(evidence.original.module, inputs)
     after = _outputs(evidence.artifact.module, inputs)
     scale = max(float(tensor.abs().max()) for tensor in before)
-    error = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True)) / scale if scale else float("nan")
+    error = (
+        max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True)) / scale if scale else float("nan")
+    )
     yield claim(
         "same_function", error <= BOUND, before=0.0, after=error, counter="torch",
         bound=f"at most {BOUND} of the largest output, in double precision on {BATCH} random inputs",
