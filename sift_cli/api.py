@@ -120,7 +120,8 @@ def flops(
     masked = getattr(model, "nonzero", {})
     if count == "official":
         return count_official(model.module, model.inputs, nonzero=masked)
-    # Without masks zeros are counted, in a file. Weights drawn for a name are all weights: a normal draw can be 0 by chance.
+    # Without masks zeros are counted, in a file. Weights drawn for a name are all weights: a normal draw can be 0 by
+    # chance.
     nonzero = masked if masked or not Path(source).is_file() else None
     by_fvcore, by_dispatch = cross_check(model.module, model.inputs, nonzero=nonzero)
     return by_fvcore if counter == "fvcore" else by_dispatch
@@ -214,8 +215,8 @@ def transform(
         artifact.save(written, temporary)
         read = artifact.load(temporary, arch=callable_name)
         certificate = certify(Evidence(model, written, read))
-        # The certificate goes into the file it is about. That changes the header and not a byte of the tensors, which the
-        # last look makes sure of.
+        # The certificate goes into the file it is about. That changes the header and not a byte of the tensors, which
+        # the last look makes sure of.
         artifact.save(replace(written, certificate=certificate), temporary)
         final = artifact.load(temporary, arch=callable_name)
         if final.certificate != certificate or not all(c.held for c in roundtrip.measure(Evidence(model, read, final))):

@@ -13,7 +13,8 @@ from sift_cli.errors import SiftError
 
 
 class SiftGroup(TyperGroup):
-    """Renders a SiftError as a sentence with its hint, and ends with its exit code. Other exceptions are bugs and pass."""
+    """Renders a SiftError as a sentence with its hint, and ends with its exit code. Other exceptions are bugs and
+    pass."""
 
     def invoke(self, ctx: Any) -> Any:
         _output.reset()

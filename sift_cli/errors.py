@@ -81,7 +81,7 @@ class UnsafePickle(CheckpointError):
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         super().__init__(
             f"{path} is a pickle that runs code when it is loaded; it needs: {shown}",
-            hint="if you trust whoever made it, pass --allow-pickle; safer: save a state_dict or a safetensors file instead",
+            hint="if you trust whoever made it, pass --allow-pickle; it is safer to save a state_dict or safetensors",
             path=str(path),
             globals=names,
         )

@@ -5,6 +5,8 @@ They are reached as ``nets:tiny_resnet`` and so on, the way a user names a model
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,10 +29,11 @@ class Block(nn.Module):
 
 
 class TinyResNet(nn.Module):
-    """(N, 3, 8, 8) → (N, 10). Stem to 16 channels at 8×8, one block there, one block to 32 channels at 4×4, linear head."""
+    """(N, 3, 8, 8) → (N, 10). Stem to 16 channels at 8×8, one block there, one block to 32 channels at 4×4, linear
+    head."""
 
     #: Weights × output positions, layer by layer, in order.
-    MACS = {
+    MACS: ClassVar[dict[str, int]] = {
         "conv1": 3 * 16 * 9 * 64,
         "layer1.conv1": 16 * 16 * 9 * 64,
         "layer1.conv2": 16 * 16 * 9 * 64,
@@ -119,7 +122,8 @@ class TinyLiteral(nn.Module):
 
 
 def _random_norms(module: nn.Module) -> nn.Module:
-    """Norms as after training: scales, shifts and statistics that are neither 0 nor 1, so that nothing hides behind them."""
+    """Norms as after training: scales, shifts and statistics that are neither 0 nor 1, so that nothing hides behind
+    them."""
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
             nn.init.uniform_(child.weight, 0.5, 1.5)

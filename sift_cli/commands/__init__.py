@@ -1,1 +1,2 @@
-"""The commands: one thin file each. Its docstring is its help, ``command`` is its body, one call into :mod:`sift_cli.api`."""
+"""The commands: one thin file each. Its docstring is its help, ``command`` is its body, one call into
+:mod:`sift_cli.api`."""

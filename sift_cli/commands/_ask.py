@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 
 def choosing(function: Callable[..., T], source: str, **arguments: Any) -> T:
-    """Call ``function(source, **arguments)``, and once more with the architecture that the user picks if several fit."""
+    """Call ``function(source, **arguments)``, and once more with the architecture that the user picks if several
+    fit."""
     try:
         return function(source, **arguments)
     except AmbiguousArchitecture as tie:

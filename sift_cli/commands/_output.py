@@ -1,5 +1,5 @@
-"""The one sink of the command line. Data goes to stdout, for people as tables or for programs as one JSON document; what is
-said about the work goes to stderr."""
+"""The one sink of the command line. Data goes to stdout, for people as tables or for programs as one JSON document;
+what is said about the work goes to stderr."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Do the main job on an embedded example: the paper's ResNet-18 for CIFAR made wide and sparse (90 % by default), exported,
-counted and run.
+"""Do the main job on an embedded example: the paper's ResNet-18 for CIFAR made wide and sparse (90 % by default),
+exported, counted and run.
 
 Examples:
 
@@ -82,8 +82,8 @@ def _demo(folder: Path, sparsity: Any, *, keep: bool, force: bool) -> None:
         f"dense float32 of these widths: {_output.size(dense)}"
     )
     _output.text(
-        f"  run     {fast.seconds * 1000:.1f} ms with sift's kernels, {plain.seconds * 1000:.1f} ms in plain onnxruntime "
-        f"({plain.seconds / fast.seconds:.1f} ×)"
+        f"  run     {fast.seconds * 1000:.1f} ms with sift's kernels, {plain.seconds * 1000:.1f} ms in plain "
+        f"onnxruntime ({plain.seconds / fast.seconds:.1f} ×)"
     )
     _output.text(f"  kernels {', '.join(sorted({f'{k.kernel} ({k.isa})' for k in fast.kernels}))}")
     if keep:

@@ -66,7 +66,7 @@ def command(
         _output.table(
             "",
             ["layer", "op", "dense MACs", "sparse MACs", "density"],
-            ([l.name, l.op, l.dense, l.sparse, f"{l.density:.4f}"] for l in report.layers),
+            ([x.name, x.op, x.dense, x.sparse, f"{x.density:.4f}"] for x in report.layers),
             left=2,
         )  # fmt: skip
     else:

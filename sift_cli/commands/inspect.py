@@ -1,4 +1,5 @@
-"""Show what is in a file: tensors, sparsity, architecture, masks, plan and certificate. Reads headers and nothing more if it can.
+"""Show what is in a file: tensors, sparsity, architecture, masks, plan and certificate. Reads headers and nothing
+more if it can.
 
 Examples:
 
@@ -47,6 +48,7 @@ def command(
         ),
         left=4,
     )  # fmt: skip
+    kept = sum(tensor.nonzero or 0 for tensor in report.masked)
     for name, value in (
         ("format", report.format + (f", tensors under {report.wrapper!r}" if report.wrapper else "")),
         ("prefix", report.prefix),
@@ -55,10 +57,10 @@ def command(
         ("parameters", f"{report.parameters:,}"),
         ("stored", f"{_output.size(report.stored_bytes)} (dense {_output.size(report.dense_bytes)})"),
         ("sparsity", _share(report.sparsity)),
-        ("masks", f"{len(report.masked)}, {sum(t.nonzero or 0 for t in report.masked):,} weights kept" if report.masked else ""),
+        ("masks", f"{len(report.masked)}, {kept:,} weights kept" if report.masked else ""),
         ("plan", _plan(report.plan)),
         ("ignored", ", ".join(report.ignored)),
-    ):  # fmt: skip
+    ):
         if value:
             _output.text(f"{name:13}{value}")
     if report.certificate:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,9 +22,11 @@ from sift_cli import api, registry
 from sift_cli.commands import _output
 from sift_cli.commands._ask import choosing
 from sift_cli.commands._options import AllowPickle, Arch, Force, InputShape, Json, Seed, Source, Sparsity
-from sift_cli.core.plan import TransformPlan
+from sift_cli.core.plan import PlannedLayer, TransformPlan
 
-Kind = StrEnum("Kind", {name: name for name in registry.names("sift_cli.transforms")})
+#: The choices are the files of the folder.
+Kind: Any = StrEnum("Kind", [(n, n) for n in registry.names("sift_cli.transforms")])  # type: ignore[misc]
+WIDE = Kind("wide")
 
 
 class Match(StrEnum):
@@ -40,7 +42,7 @@ class Init(StrEnum):
 def command(
     model: Source,
     sparsity: Sparsity = None,
-    kind: Annotated[Kind, typer.Option(help="The transform.")] = Kind("wide"),
+    kind: Annotated[Kind, typer.Option(help="The transform.")] = WIDE,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write; by default MODEL-KIND-SPARSITY.safetensors here."),
@@ -109,12 +111,16 @@ def _print_plan(plan: TransformPlan) -> None:
         f"{plan.kind} {plan.architecture} at sparsity {plan.sparsity}",
         ["layer", "role", "weights", "after", "kept", "density", "MACs", "after"],
         (
-            [l.name, l.role, l.numel_before, l.numel_after, l.nonzero_after, f"{l.density:.4f}", l.macs_before, l.macs_after]
-            for l in plan.layers
+            (x.name, x.role, x.numel_before, x.numel_after, x.nonzero_after, _density(x), x.macs_before, x.macs_after)
+            for x in plan.layers
         ),
         left=2,
-    )  # fmt: skip
+    )
     _summary(plan)
+
+
+def _density(layer: PlannedLayer) -> str:
+    return f"{layer.density:.4f}"
 
 
 def _summary(plan: TransformPlan) -> None:

@@ -1,7 +1,7 @@
 """The report every FLOP counter returns, whatever it counted.
 
-A MAC is one multiply and one add. FLOPs are 2 × MACs, always, and both are always named. *Dense* counts every weight of a
-layer, *sparse* only the weights that its mask keeps (or, where there is no mask, that are not zero).
+A MAC is one multiply and one add. FLOPs are 2 × MACs, always, and both are always named. *Dense* counts every weight
+of a layer, *sparse* only the weights that its mask keeps (or, where there is no mask, that are not zero).
 """
 
 from __future__ import annotations

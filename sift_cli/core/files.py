@@ -32,9 +32,9 @@ def check_writable(path: Path, *, force: bool) -> None:
 def atomic(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and move what was written there into place.
 
-    The temporary file is flushed to disk and renamed in one step when the block ends, and removed when it raises, so a
-    reader sees the old file or the new one and never a half. Verification belongs inside the block: a file that fails it
-    never gets its name.
+    The temporary file is flushed to disk and renamed in one step when the block ends, and removed when it raises, so
+    a reader sees the old file or the new one and never a half. Verification belongs inside the block: a file that
+    fails it never gets its name.
 
     Raises:
         OutputExists, OutputUnwritable: See :func:`check_writable`; also when the disk is full.

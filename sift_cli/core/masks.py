@@ -1,7 +1,7 @@
 """Masks: which weights of a tensor exist.
 
-A mask is kept as packed bits (one bit a weight) and not derived from the values, because a kept weight may well be 0 and a
-training step may make it nonzero again.
+A mask is kept as packed bits (one bit a weight) and not derived from the values, because a kept weight may well be 0
+and a training step may make it nonzero again.
 """
 
 from __future__ import annotations

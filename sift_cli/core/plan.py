@@ -1,7 +1,7 @@
 """The transform plan: everything that will be done to a model, decided before anything is.
 
-A plan is made of a closed vocabulary of edits and holds no tensor, so it can be printed, stored, compared, and applied to
-meta tensors (``--dry-run``) and to real ones alike. Only :mod:`sift_cli.surgery` carries it out.
+A plan is made of a closed vocabulary of edits and holds no tensor, so it can be printed, stored, compared, and
+applied to meta tensors (``--dry-run``) and to real ones alike. Only :mod:`sift_cli.surgery` carries it out.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ class PlannedLayer:
         op: "conv" or "linear".
         weight: Name of the weight tensor.
         role: "sparse", "depthwise" (sparse by its own rule), "first", "last" (both dense by default) or "kept".
-        positions: Times each weight is used in a forward pass: output positions of a convolution, rows of a linear layer.
+        positions: Times each weight is used in a forward pass: output positions of a convolution, rows of a linear
+            layer.
         numel_before, numel_after: Weights of the dense tensor, before and after.
         nonzero_after: Weights kept.
     """

@@ -1,8 +1,8 @@
 """Randomness that is a function of names.
 
-A seed belongs to a tensor and not to a position in a loop: the same layer gets the same numbers whatever else is in the
-model, in every process and on every platform. (Cerebras' 1.7 release hashed the name with Python's salted ``hash`` and so
-gave another mask in each process.)
+A seed belongs to a tensor and not to a position in a loop: the same layer gets the same numbers whatever else is in
+the model, in every process and on every platform. (Cerebras' 1.7 release hashed the name with Python's salted
+``hash`` and so gave another mask in each process.)
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """What sift's operators mean to an onnxruntime that has never heard of them.
 
 Each operator comes with a model-local function of the same domain and name, written in standard operators. With sift's
-library registered the native kernel wins; without it onnxruntime inlines the function, folds the decoding of the constant
-weight once at load, and runs a plain dense Conv or Gemm with the same numbers.
+library registered the native kernel wins; without it onnxruntime inlines the function, folds the decoding of the
+constant weight once at load, and runs a plain dense Conv or MatMul with the same numbers.
 
-The decoding, for a weight of n elements: unpack 8 bits a byte, least significant first; number the kept weights by a running
-sum; gather them from the values behind one leading 0, which is what a masked position, numbered 0, gets.
+The decoding, for a weight of n elements. Unpack 8 bits a byte, least significant first. Number the kept weights by a
+running sum, masked positions by 0. Gather from the values behind one leading 0, which is what a masked position gets.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _CONV = """
 SparseConv <weight_shape, strides, pads, dilations, group> (x, bitmask, values, bias) => (y)
 {
 DECODE
-    y = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @group> (x, weight, bias)
+    y = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @group>
+        (x, weight, bias)
 }
 """
 

@@ -1,4 +1,5 @@
-"""What an artifact says of itself: JSON texts under fixed keys, the same in safetensors metadata and in ONNX properties."""
+"""What an artifact says of itself: JSON texts under fixed keys, the same in safetensors metadata and in ONNX
+properties."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def dumps(self) -> dict[str, str]:
-        """Key → JSON text. The architecture, which is in the plan, has a key of its own for whoever only looks for that."""
+        """Key → JSON text. The architecture, which is in the plan, has a key of its own for whoever only looks for
+        that."""
         documents = {
             MODEL: self.plan.architecture.to_json(),
             PLAN: self.plan.to_json(),

@@ -1,4 +1,5 @@
-"""ONNX: masked convolutions and linear layers become sift's operators, each with a standard function as its fallback."""
+"""ONNX: masked convolutions and linear layers become sift's operators, each with a standard function as its
+fallback."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ def to_onnx(
     Args:
         module: The model; left as it is.
         inputs: Example inputs, batch first.
-        masks: Masks by weight name. Each masked 2-D convolution and linear layer becomes a sift operator; a masked weight of
-            another kind stays dense.
+        masks: Masks by weight name. Each masked 2-D convolution and linear layer becomes a sift operator; a masked
+            weight of another kind stays dense.
         metadata: Written into the model's ``metadata_props``.
         opset: Version of the standard operators, at least 18.
 
@@ -129,7 +130,8 @@ def _drop_unused(graph: ir.Graph) -> None:
 
 
 def _forget_sources(model: ir.Model) -> None:
-    """Drop what the exporter notes about the Python code: paths of the machine that exported have no place in a model."""
+    """Drop what the exporter notes about the Python code: paths of the machine that exported have no place in a
+    model."""
     graph = model.graph
     model.metadata_props.clear()
     graph.metadata_props.clear()

@@ -68,4 +68,4 @@ def write_outputs(outputs: Mapping[str, np.ndarray], suffix: str, path: Path) ->
         if suffix == ".npy":
             np.save(file, next(iter(outputs.values())))
         else:
-            np.savez(file, **dict(outputs))
+            np.savez(file, allow_pickle=False, **dict(outputs))

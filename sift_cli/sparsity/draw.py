@@ -13,9 +13,9 @@ from sift_cli.core.seeds import generator
 def random_mask(shape: tuple[int, ...], nonzero: int, *, seed: int, name: str) -> Mask:
     """A mask of exactly ``nonzero`` positions drawn uniformly without replacement.
 
-    Each position gets 64 raw bits of a counter-based generator seeded by ``name``, and the smallest keys win. Raw bits and
-    not numpy's ``choice``, because only the raw stream is promised to stay the same in later versions of numpy; and an exact
-    count, because a coin per weight (as in the official code) misses the FLOP budget by chance.
+    Each position gets 64 raw bits of a counter-based generator seeded by ``name``, and the smallest keys win. Raw
+    bits and not numpy's ``choice``, because only the raw stream is promised to stay the same in later versions of
+    numpy; and an exact count, because a coin per weight (as in the official code) misses the FLOP budget by chance.
     """
     size = math.prod(shape)
     if not 0 <= nonzero <= size:

@@ -1,4 +1,5 @@
-"""Transforms: one file a kind. A transform decides (a pure function from a model to a plan) and never touches a tensor."""
+"""Transforms: one file a kind. A transform decides (a pure function from a model to a plan) and never touches a
+tensor."""
 
 from __future__ import annotations
 

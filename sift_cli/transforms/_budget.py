@@ -31,8 +31,8 @@ def spend(budget: int, layers: Mapping[str, Cost], *, transform: str) -> dict[st
         transform: Name of the transform, for the error.
 
     Returns:
-        Layer name → nonzeros n with ``0 ≤ budget − Σ n · positions < min(positions)``, or all weights where the budget pays
-        for all of them.
+        Layer name → nonzeros n with ``0 ≤ budget − Σ n · positions < min(positions)``, or all weights where the
+        budget pays for all of them.
 
     Raises:
         Infeasible: The budget does not pay for one weight in each layer.
@@ -57,8 +57,8 @@ def spend(budget: int, layers: Mapping[str, Cost], *, transform: str) -> dict[st
         if 0 <= layers[name].positions <= left and nonzero[name] < layers[name].weights:
             nonzero[name] += 1
             left -= layers[name].positions
-    # … and the rest, smaller than one weight of every layer, goes to the cheapest that has room. Where rounding up to one
-    # weight overspent, the dearest layers give back first.
+    # … and the rest, smaller than one weight of every layer, goes to the cheapest that has room. Where rounding up to
+    # one weight overspent, the dearest layers give back first.
     by_cost = sorted(layers, key=lambda name: (layers[name].positions, name))
     for name in reversed(by_cost):
         if left < 0:

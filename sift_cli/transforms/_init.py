@@ -10,7 +10,8 @@ from torch import nn
 from sift_cli.core.plan import Edit, FillTensor, ResizeAxis
 from sift_cli.errors import PlanError
 
-#: Range of the BatchNorm shifts of channels that come new into a model whose function is kept. See :func:`preserve_fills`.
+#: Range of the BatchNorm shifts of channels that come new into a model whose function is kept. See
+#: :func:`preserve_fills`.
 NEW_SHIFT = (0.1, 0.5)
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -19,11 +20,11 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 def scratch_fills(
     module: nn.Module, wide: nn.Module, edits: Iterable[Edit], nonzero: Mapping[str, int], seed: int
 ) -> Iterator[FillTensor]:
-    """Draw every parameter anew, as the paper does: He's normal (fan out) for convolutions, PyTorch's uniform for linear
-    layers, and the last norm of each residual branch at 0, so that each block starts as its shortcut.
+    """Draw every parameter anew, as the paper does: He's normal (fan out) for convolutions, PyTorch's uniform for
+    linear layers, and the last norm of each residual branch at 0, so that each block starts as its shortcut.
 
-    The standard deviation is that of the dense shape. A BatchNorm behind each convolution takes out the scale, which the
-    mask changes.
+    The standard deviation is that of the dense shape. A BatchNorm behind each convolution takes out the scale, which
+    the mask changes.
 
     Raises:
         PlanError: A parameter belongs to a module whose initialisation is not known.
@@ -68,10 +69,11 @@ def preserve_fills(
     """Keep the function: the old weights are the leading block, and nothing flows from a new channel into an old one.
 
     Surgery has put 0 wherever a tensor grew. On top of that, new BatchNorm channels get scale 1, variance 1 and, like
-    new biases, a small random positive shift. The shift is what breaks the symmetry: a new channel then has a nonzero activation of its own, so a
-    connection *from* it has a nonzero gradient and can be grown, and from then on connections *to* it can. With a shift of 0
-    every gradient through the new channels would be 0 for ever. In layers that stay dense the new rows are drawn as for
-    training from scratch, while the columns that would lead from new channels to old ones stay 0.
+    new biases, a small random positive shift. The shift is what breaks the symmetry: a new channel then has a nonzero
+    activation of its own, so a connection *from* it has a nonzero gradient and can be grown, and from then on
+    connections *to* it can. With a shift of 0 every gradient through the new channels would be 0 for ever. In layers
+    that stay dense the new rows are drawn as for training from scratch, while the columns that would lead from new
+    channels to old ones stay 0.
     """
     sparse = set(nonzero)
     axes: dict[str, set[int]] = {}

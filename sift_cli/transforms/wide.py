@@ -1,8 +1,9 @@
 """Sparse Wide: multiply every hidden width by k = 1/√(1−s) and keep as many weights as the dense model had.
 
-Source: Thangarasa et al., "Sparse-IFT: Sparse Iso-FLOP Transformations for Maximizing Training Efficiency", section 3.
-The stem and the head see the outside on one side, so they grow by k and not by k²; they stay dense by default, as in the
-paper. What they cost more is taken from the sparse layers (``match="model"``), which makes the solved sparsity a little
+Source: Thangarasa et al., "Sparse-IFT: Sparse Iso-FLOP Transformations for Maximizing Training Efficiency", section
+3. The stem and the head see the outside on one side, so they grow by k and not by k²; they stay dense by default, as
+in the paper. What they cost more is taken from the sparse layers (``match="model"``), which makes the solved sparsity
+a little
 higher than the nominal one: .91475 instead of .9 for ResNet-18.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -53,7 +55,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         nonzero = _solve(layers, before, after, options)
         fills = scratch_fills if options.init == "scratch" else preserve_fills
         edits += fills(meta, wide, edits, {layers[n].weight: c for n, c in nonzero.items()}, options.seed)
-        rule = "random" if options.init == "scratch" else "block"
+        rule: Literal["random", "block"] = "random" if options.init == "scratch" else "block"
         edits += [
             AttachMask(layers[name].weight, count, rule, options.seed if rule == "random" else 0)
             for name, count in nonzero.items()
@@ -73,7 +75,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
             layer.before,
             layer.after,
             nonzero.get(name, layer.after),
-        )  # fmt: skip
+        )
         for name, layer in layers.items()
     )
     others = (before.dense - sum(p.macs_before for p in planned), _other_macs(after))
@@ -94,9 +96,12 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
     )
     if options.match == "model" and plan.macs_after > plan.macs_before:
         raise Infeasible(
-            "wide", "the model", f"at most {plan.macs_before:,} MACs", f"{plan.macs_after:,}",
+            "wide",
+            "the model",
+            f"at most {plan.macs_before:,} MACs",
+            f"{plan.macs_after:,}",
             hint="let more layers be sparse (--keep, --only), or use --match layer",
-        )  # fmt: skip
+        )
     return plan
 
 
@@ -219,8 +224,8 @@ def _solve(
 ) -> dict[str, int]:
     """Nonzeros by layer name, for the layers that become sparse."""
     if options.init == "preserve":
-        # Only the original weights, all of them, compute the original function. Where the total has to match, that leaves
-        # nothing for new weights anywhere, so stem and head keep to their block as well.
+        # Only the original weights, all of them, compute the original function. Where the total has to match, that
+        # leaves nothing for new weights anywhere, so stem and head keep to their block as well.
         blocked = ("sparse", "depthwise") + (("first", "last") if options.match == "model" else ())
         return {name: layer.before for name, layer in layers.items() if layer.role in blocked}
     # A depthwise layer grows by k and not by k² (section 7.3 of the paper's setting cannot hold in one block with its

@@ -17,7 +17,8 @@ from sift_cli.surgery import TransformedModel
 def certify_rewritten(
     model: TransformedModel, state: Mapping[str, torch.Tensor], masks: Mapping[str, Mask]
 ) -> Certificate:
-    """Measure that ``state`` and ``masks``, as read back, are those of ``model``, and that its outputs are the same bits.
+    """Measure that ``state`` and ``masks``, as read back, are those of ``model``, and that its outputs are the same
+    bits.
 
     Raises:
         VerificationFailed: Something changed.
@@ -48,7 +49,7 @@ def certify_rewritten(
                 after=float((before - after).abs().max()),
                 bound="0: outputs identical bit for bit",
                 counter="torch",
-            )  # fmt: skip
+            )
         ]
     if not certificate.held:
         raise VerificationFailed(

@@ -1,11 +1,13 @@
 """A shape environment that takes notes.
 
-Each size of the model becomes a symbol that carries its present value. PyTorch's own shape kernels then ask questions about
-the symbols ("is the weight's second axis as long as the input's channels?"). :class:`WidthEnv` answers each from the present
+Each size of the model becomes a symbol that carries its present value. PyTorch's own shape kernels then ask questions
+about the symbols ("is the weight's second axis as long as the input's channels?"). :class:`WidthEnv` answers each
+from the present
 values, and keeps every equality that was answered with yes: together they are what couples the widths of the model.
 
-The stock ``ShapeEnv`` would simplify, bound and solve while it traces, which no one needs here: 26 s for GPT-2 instead of 4.
-The overridden methods are private to PyTorch, so the tested versions are pinned in ``constraints.txt`` and the zoo runs in CI.
+The stock ``ShapeEnv`` would simplify, bound and solve while it traces, which no one needs here: 26 s for GPT-2
+instead of 4. The overridden methods are private to PyTorch, so the tested versions are pinned in ``constraints.txt``
+and the zoo runs in CI.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import sympy
 import torch
@@ -59,7 +61,7 @@ class WidthEnv(ShapeEnv):
         """A fresh symbol for a size, and the SymInt that stands in for it while the model runs."""
         source = ConstantSource(name)
         symbol = self.create_symbol(value, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
-        return symbol, self.create_symintnode(symbol, hint=value, source=source)
+        return symbol, cast(torch.SymInt, self.create_symintnode(symbol, hint=value, source=source))
 
     def value(self, expr: sympy.Basic) -> sympy.Basic:
         """``expr`` at the present sizes."""
@@ -69,11 +71,15 @@ class WidthEnv(ShapeEnv):
         return known
 
     def _record(self, expr: sympy.Basic, answer: sympy.Basic) -> None:
-        if (isinstance(expr, sympy.And) and answer is sympy.true) or (isinstance(expr, sympy.Or) and answer is sympy.false):
+        if (isinstance(expr, sympy.And) and answer is sympy.true) or (
+            isinstance(expr, sympy.Or) and answer is sympy.false
+        ):
             for part in expr.args:
                 self._record(part, answer)
             return
-        if (isinstance(expr, sympy.Eq) and answer is sympy.true) or (isinstance(expr, sympy.Ne) and answer is sympy.false):
+        if (isinstance(expr, sympy.Eq) and answer is sympy.true) or (
+            isinstance(expr, sympy.Ne) and answer is sympy.false
+        ):
             left, right = expr.lhs, expr.rhs
         elif answer.is_Integer:
             # The size was turned into a Python int: from here on the model's code sees a literal.
@@ -94,23 +100,23 @@ class WidthEnv(ShapeEnv):
         self._record(orig_expr, answer)
         return answer
 
-    def guard_or_defer_runtime_assert(self, orig_expr: sympy.Basic, msg: str, fx_node: Any = None) -> bool:
+    def guard_or_defer_runtime_assert(self, orig_expr: sympy.Basic, msg: str, fx_node: Any = None) -> bool:  # type: ignore[override]
         return bool(self.evaluate_expr(orig_expr))
 
-    def _maybe_evaluate_static(
+    def _maybe_evaluate_static(  # type: ignore[override]
         self, expr: sympy.Basic, *, compute_hint: bool = False, **kwargs: Any
     ) -> sympy.Basic | None:
         if expr.is_number or expr in (sympy.true, sympy.false):
             return expr
         return self.value(expr) if compute_hint else None
 
-    def replace(self, expr: sympy.Basic) -> sympy.Basic:
+    def replace(self, expr: sympy.Basic) -> sympy.Basic:  # type: ignore[override]
         return expr
 
-    def simplify(self, expr: sympy.Basic, size_oblivious: bool = False) -> sympy.Basic:
+    def simplify(self, expr: sympy.Basic, size_oblivious: bool = False) -> sympy.Basic:  # type: ignore[override]
         return expr
 
-    def _simplify_floor_div(self, expr: sympy.Basic) -> sympy.Basic:
+    def _simplify_floor_div(self, expr: sympy.Basic) -> sympy.Basic:  # type: ignore[override]
         return expr
 
     def bound_sympy(self, expr: sympy.Expr, size_oblivious: bool = False) -> ValueRanges:

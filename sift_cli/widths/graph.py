@@ -1,10 +1,10 @@
 """The widths of a model: groups of axes that are one and the same number, how the groups relate, and what each faces.
 
-How it is decided which groups may scale. Let a group's *degree* be 1 if its size scales with the width factor and 0 if it
-stays. In every equation between sizes all terms must have the same degree, which propagates: a constant has degree 0, a
-product has the sum of its factors'. Degrees are fixed in this order, propagating each time: what a constant forces; the
-model's inputs and outputs (0); groups of a convolution (1 if it is depthwise, else 0); axes of parameters (1); whatever is
-left (0). What could not get the degree it should have is kept and said so.
+How it is decided which groups may scale. Let a group's *degree* be 1 if its size scales with the width factor and 0
+if it stays. In every equation between sizes all terms must have the same degree, which propagates: a constant has
+degree 0, a product has the sum of its factors'. Degrees are fixed in this order, propagating each time: what a
+constant forces; the model's inputs and outputs (0); groups of a convolution (1 if it is depthwise, else 0); axes of
+parameters (1); whatever is left (0). What could not get the degree it should have is kept and said so.
 """
 
 from __future__ import annotations

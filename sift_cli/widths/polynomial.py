@@ -60,7 +60,8 @@ class Polynomial(dict[Monomial, int]):
         return result
 
     def reduced(self) -> Polynomial:
-        """Divided by every size and every number that all its terms share (sizes are positive), its first term positive."""
+        """Divided by every size and every number that all its terms share (sizes are positive), its first term
+        positive."""
         if not self:
             return self
         shared: list[sympy.Symbol] = []

@@ -1,9 +1,10 @@
 """From a width factor to integers.
 
-Two ways. *Uniform*: with g the greatest common divisor of all sizes that scale, every size is multiplied by K/g for one
-integer K = floor(k·g). All ratios stay exact, so every relation holds by itself; for a ResNet g = 64 and K is the paper's
-``int(64·√(1/(1−s)))``: 90, 128, 202. *Free*: where g is small (MobileNetV2: 8) or a multiple is asked for, sizes that no
-relation ties are rounded one by one, equal sizes to equal sizes, and the others follow from the relations.
+Two ways. *Uniform*: with g the greatest common divisor of all sizes that scale, every size is multiplied by K/g for
+one integer K = floor(k·g). All ratios stay exact, so every relation holds by itself; for a ResNet g = 64 and K is the
+paper's ``int(64·√(1/(1−s)))``: 90, 128, 202. *Free*: where g is small (MobileNetV2: 8) or a multiple is asked for,
+sizes that no relation ties are rounded one by one, equal sizes to equal sizes, and the others follow from the
+relations.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def solve_widths(graph: WidthGraph, factor_squared: Fraction, *, multiple: int |
     Args:
         graph: The model's widths.
         factor_squared: k², exact; 1/(1−s) for Sparse Wide.
-        multiple: Make widths that no relation ties a multiple of this, rounded to the nearest; None truncates, as the paper.
+        multiple: Make widths that no relation ties a multiple of this, rounded to the nearest; None truncates, as the
+            paper.
 
     Raises:
         Infeasible: The relations have no integer solution near the factor.
@@ -83,8 +85,9 @@ def _eliminate(graph: WidthGraph, scaling: Mapping[int, int]) -> dict[int, dict[
         divisor = -terms.pop(solved)
         solution = {index: coefficient / divisor for index, coefficient in terms.items()}
         for earlier in expressed.values():
-            if factor := earlier.pop(solved, None):
-                for index, coefficient in solution.items():
-                    earlier[index] = earlier.get(index, Fraction(0)) + factor * coefficient
+            if solved in earlier:
+                factor = earlier.pop(solved)
+                for index, share in solution.items():
+                    earlier[index] = earlier.get(index, Fraction(0)) + factor * share
         expressed[solved] = solution
     return expressed

@@ -1,9 +1,9 @@
 """Run a model on symbolic sizes.
 
-Every axis of every floating-point parameter and buffer, and every integer attribute of every module, gets a symbol of its
-own; the model's ``forward`` then runs once on fake tensors (shapes without storage) and :class:`WidthEnv` notes which of them
-must be equal. No operator needs a rule: the shape kernels of PyTorch know. Attributes are solved together with the weights,
-because an argument that ``forward`` computes from an attribute stays symbolic.
+Every axis of every floating-point parameter and buffer, and every integer attribute of every module, gets a symbol of
+its own; the model's ``forward`` then runs once on fake tensors (shapes without storage) and :class:`WidthEnv` notes
+which of them must be equal. No operator needs a rule: the shape kernels of PyTorch know. Attributes are solved
+together with the weights, because an argument that ``forward`` computes from an attribute stays symbolic.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ aten = torch.ops.aten
 
 #: Integer attributes that are never a width: counts, strides, positions, vocabulary.
 _NOT_A_WIDTH = frozenset(
-    ["kernel_size", "stride", "padding", "dilation", "output_padding", "output_size", "ceil_mode", "padding_idx", "start_dim", "end_dim", "dim", "num_embeddings", "num_layers", "upscale_factor", "downscale_factor", "num_batches_tracked", "num_classes", "num_labels", "patch_size", "image_size", "img_size", "input_size", "layer_idx", "depth", "output_stride", "vocab_size", "max_position_embeddings", "n_positions", "n_ctx", "n_layer", "num_hidden_layers", "pad_token_id", "bos_token_id", "eos_token_id"]
+    """
+    kernel_size stride padding dilation output_padding output_size padding_idx start_dim end_dim dim num_embeddings
+    num_layers upscale_factor downscale_factor num_batches_tracked num_classes num_labels patch_size image_size img_size
+    input_size layer_idx depth output_stride vocab_size max_position_embeddings n_positions n_ctx n_layer
+    num_hidden_layers pad_token_id bos_token_id eos_token_id
+    """.split()  # noqa: SIM905 a list of 35 strings is no easier to read
 )
 
 #: Contractions: operators that multiply activations with a weight, and the argument that holds the weight.

@@ -69,7 +69,8 @@ def one_bit(broken: TransformedModel) -> TransformedModel:
 
 
 def one_weight_moved(broken: TransformedModel) -> TransformedModel:
-    """One kept weight of one channel, one ten thousandth larger. Of the channel with the largest shift, which no ReLU hides."""
+    """One kept weight of one channel, one ten thousandth larger. Of the channel with the largest shift, which no ReLU
+    hides."""
     row = broken.module.get_parameter("layer2.bn2.bias")[:32].argmax()
     weights = broken.module.get_parameter("layer2.conv2.weight").detach()[row].view(-1)
     weights[weights.nonzero()[0]] *= 1.0001

@@ -62,7 +62,7 @@ def test_a_sample_of_timm() -> None:
             found = identify(layout)
         except AmbiguousArchitecture as error:
             ties += 1
-            assert f"timm:{name}" in error.fields["candidates"]
+            assert f"timm:{name}" in error.fields["candidates"]  # noqa: PT017
         else:
             names = [str(one) for one in (found.architecture, *found.same)]
             assert f"timm:{name}" in names

@@ -147,7 +147,7 @@ def test_an_architecture_with_arguments_is_taken_as_it_is(tmp_path: Path, resnet
     path = tmp_path / "r18.pt"
     torch.save(resnet.state_dict(), path)
     assert_same(load(path, arch=RESNET).module, resnet)
-    with pytest.raises(ModelError, match="fc.weight is 10×512 instead of 1000×512"):
+    with pytest.raises(ModelError, match=r"fc\.weight is 10×512 instead of 1000×512"):
         load(path, arch=Architecture("torchvision", "resnet18"))
 
 
@@ -178,7 +178,7 @@ def test_a_factory_gets_its_number_of_classes_from_the_file(tmp_path: Path, fact
     assert loaded.architecture == Architecture("factory", f"{factory}:tiny", {"num_classes": 9})
     assert_same(loaded.module, expected)
     assert loaded.module(*loaded.inputs).shape == (1, 9)
-    with pytest.raises(ModelError, match="4.weight is 9×6 instead of 4×6"):
+    with pytest.raises(ModelError, match=r"4\.weight is 9×6 instead of 4×6"):
         load(tmp_path / "tiny.pt", arch=f"{factory}:fixed", input_shape=(1, 3, 8, 8))
 
 

@@ -31,7 +31,10 @@ def test_names_and_seeds_give_other_masks() -> None:
 
 
 def test_the_same_mask_in_another_process() -> None:
-    code = "from sift_cli.sparsity.draw import random_mask; print(random_mask((50, 9), 45, seed=7, name='layer.w').bits.tobytes().hex())"
+    code = (
+        "from sift_cli.sparsity.draw import random_mask;"
+        "print(random_mask((50, 9), 45, seed=7, name='layer.w').bits.tobytes().hex())"
+    )
     other = [
         subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed},
                        capture_output=True, text=True, check=True).stdout.strip()

@@ -44,5 +44,5 @@ def test_a_budget_for_everything_masks_nothing() -> None:
 
 
 def test_too_little_is_refused_with_the_numbers() -> None:
-    with pytest.raises(Infeasible, match="at least 10 MACs.* 9 left"):
+    with pytest.raises(Infeasible, match=r"at least 10 MACs.* 9 left"):
         spend(9, {"a": Cost(5, 7), "b": Cost(5, 3)}, transform="wide")

@@ -125,7 +125,8 @@ def test_preserve_computes_the_same_function_in_train_and_eval_mode(
 
 @pytest.mark.parametrize("net", ["tiny_resnet", "tiny_mobilenet", "tiny_plain"])
 def test_preserve_gives_new_channels_a_gradient(net: str, tiny: Callable[..., LoadedModel]) -> None:
-    """Dynamic sparse training grows where the dense gradient is large: there has to be one from new channels to old ones."""
+    """Dynamic sparse training grows where the dense gradient is large: there has to be one from new channels to old
+    ones."""
     model = tiny(net)
     plan = wide(model, init="preserve")
     new, masks = surgery.apply(model.module, plan)

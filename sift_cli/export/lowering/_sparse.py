@@ -16,7 +16,8 @@ def sparse_inputs(graph: ir.Graph, weight: ir.Value, bias: ir.Value | None, mask
 
     A missing bias becomes zeros: onnxruntime inlines a function more surely when none of its inputs is left out.
     """
-    assert weight.name is not None and weight.const_value is not None
+    assert weight.name is not None
+    assert weight.const_value is not None
     parts = bitmask.encode(np.asarray(weight.const_value.numpy()), mask)
     return [
         _constant(graph, f"{weight.name}.bitmask", parts["bitmask"]),

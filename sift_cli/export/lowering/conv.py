@@ -1,6 +1,9 @@
-"""Conv with a masked 2-D kernel → sift.SparseConv. Seen after BatchNorm is folded, which scales rows and moves no zero."""
+"""Conv with a masked 2-D kernel → sift.SparseConv. Seen after BatchNorm is folded, which scales rows and moves no
+zero."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -22,7 +25,7 @@ def weight_of(node: ir.Node) -> ir.Value | None:
 def lower(graph: ir.Graph, node: ir.Node, weight: ir.Value, mask: Mask) -> ir.Node:
     """The operator that takes the place of ``node``."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    attributes = {
+    attributes: dict[str, int | Sequence[int]] = {
         "weight_shape": mask.shape,
         "strides": node.attributes.get_ints("strides", (1, 1)),
         "pads": node.attributes.get_ints("pads", (0, 0, 0, 0)),

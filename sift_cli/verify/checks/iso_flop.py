@@ -1,5 +1,5 @@
-"""The sparse model costs what the dense one cost: counted from the plan, by two counters on the reloaded torch model, and
-on its ONNX export. The four share no code where they could share a mistake."""
+"""The sparse model costs what the dense one cost: counted from the plan, by two counters on the reloaded torch model,
+and on its ONNX export. The four share no code where they could share a mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from sift_cli.verify.onnx_counts import macs_by_weight
 
 def measure(evidence: Evidence) -> Iterator[Claim]:
     plan, artifact = evidence.written.plan, evidence.artifact
-    yield _claim(plan, "plan", plan.macs_before, plan.macs_after, {l.weight: l.macs_after for l in plan.layers})
+    yield _claim(
+        plan, "plan", plan.macs_before, plan.macs_after, {layer.weight: layer.macs_after for layer in plan.layers}
+    )
     for counter in ("fvcore", "dispatch"):
         before = count_module(evidence.original.module, evidence.original.inputs, counter=counter, nonzero={})
         after = count_module(artifact.module, artifact.inputs, counter=counter, nonzero=artifact.nonzero)

@@ -13,7 +13,7 @@ from sift_cli.verify.evidence import Evidence
 
 def measure(evidence: Evidence) -> Iterator[Claim]:
     written, read = _bytes(evidence.written), _bytes(evidence.artifact)
-    same = sum(1 for name in written if np.array_equal(written[name], read.get(name)))
+    same = len([name for name in written if name in read and np.array_equal(written[name], read[name])])
     yield claim(
         "roundtrip",
         same == len(written) == len(read),

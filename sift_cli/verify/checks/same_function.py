@@ -1,7 +1,7 @@
 """The transformed model computes the function of the original: compared in double precision on random inputs.
 
-In double precision because there the two differ by rounding alone, some 1e-15 of the output's scale, while a single weight in
-the wrong place moves an output by far more than the bound.
+In double precision because there the two differ by rounding alone, some 1e-15 of the output's scale, while a single
+weight in the wrong place moves an output by far more than the bound.
 """
 
 from __future__ import annotations
