@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,3 +34,12 @@ def sift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
         return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def oldest_onnxruntime() -> str:
+    """A Python interpreter with onnxruntime 1.17, the oldest one that is supported, in ``SIFT_ORT117_PYTHON``."""
+    python = os.environ.get("SIFT_ORT117_PYTHON")
+    if not python:
+        pytest.skip("SIFT_ORT117_PYTHON names no interpreter with onnxruntime 1.17")
+    return python

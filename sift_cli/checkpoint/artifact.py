@@ -6,6 +6,9 @@ tensor are plain arrays beside the dense ones.
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,6 +74,22 @@ def write(
         file.write(header)
         for name in order:
             file.write(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
+
+
+def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Add strings to the metadata of a file that :func:`write` made. The tensors' bytes are copied as they are."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header[safetensors_header.METADATA] = dict(sorted({**header[safetensors_header.METADATA], **metadata}.items()))
+        longer = path.with_name(f"{path.name}.longer")
+        try:
+            with open(longer, "wb") as copy:
+                copy.write(safetensors_header.dumps(header))
+                shutil.copyfileobj(file, copy, 2**20)
+            os.replace(longer, path)
+        finally:
+            longer.unlink(missing_ok=True)
 
 
 def _check_text(text: object) -> None:

@@ -114,6 +114,11 @@ def write(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> tupl
         end += array.nbytes
     header: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))}
     header.update((name, items[name]) for name in sorted(items))
+    return dumps(header), order
+
+
+def dumps(header: Mapping[str, Any]) -> bytes:
+    """A header as it stands in a file: its length before it, padded so that the tensors are aligned."""
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, order
+    return len(text).to_bytes(8, "little") + text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,10 @@ from torch import nn
 
 from sift_cli.checkpoint import artifact, open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.core.certificate import Certificate
 from sift_cli.core.masks import MaskSet
 from sift_cli.core.plan import ResizeAxis, SetAttribute, TransformPlan
-from sift_cli.errors import Malformed, ModelError, PlanError
+from sift_cli.errors import Malformed, ModelError, PlanError, VerificationFailed
 from sift_cli.export import manifest
 from sift_cli.export.manifest import Manifest
 from sift_cli.models import build, example_inputs
@@ -28,6 +31,27 @@ def save(model: TransformedModel, path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.module.state_dict().items()}
     about = Manifest(model.plan, model.certificate, model.provenance)
     artifact.write(path, tensors, model.masks, about.dumps())
+
+
+def add_certificate(path: Path, certificate: Certificate) -> None:
+    """Put a certificate into the file it is about. That changes the header; the tensors' bytes are copied as they are.
+
+    Raises:
+        VerificationFailed: The file reads differently afterwards.
+    """
+    before = _tensor_bytes(path)
+    artifact.add_metadata(path, {manifest.CERTIFICATE: manifest.dump(certificate.to_json())})
+    with open_checkpoint(path) as checkpoint:
+        kept = manifest.loads(checkpoint.metadata, path).certificate
+    if kept.to_json() != certificate.to_json() or _tensor_bytes(path) != before:
+        raise VerificationFailed("the file changed when its certificate was written into it", certificate)
+
+
+def _tensor_bytes(path: Path) -> str:
+    """Digest of all that follows the header."""
+    with open(path, "rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(path: Path, *, arch: str | None = None) -> TransformedModel:

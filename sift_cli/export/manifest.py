@@ -33,7 +33,12 @@ class Manifest:
             CERTIFICATE: self.certificate.to_json(),
             PROVENANCE: dict(self.provenance),
         }
-        return {key: json.dumps(document, separators=(",", ":")) for key, document in documents.items()}
+        return {key: dump(document) for key, document in documents.items()}
+
+
+def dump(document: Mapping[str, Any]) -> str:
+    """A document as it is stored."""
+    return json.dumps(document, separators=(",", ":"))
 
 
 def is_artifact(metadata: Mapping[str, str]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sift_cli.errors import Malformed
-from sift_cli.runtime import kernels, session, sparse_conv, sparse_linear
+from sift_cli.runtime import kernels, library_path, session, sparse_conv, sparse_linear
 
 ROOT = Path(__file__).resolve().parents[2]
 Node = Callable[..., bytes]
@@ -298,7 +298,7 @@ def in_process(python: str, code: str, *arguments: object, **environment: str) -
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SIFT_LIBRARY": library_path(), **environment},
         timeout=120,
     )
 

@@ -1,0 +1,182 @@
+"""Every lowering: torch = numpy reference = onnxruntime without the library = with it, on the edges of its pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from sift_cli import registry, runtime
+from sift_cli.core.masks import Mask
+from sift_cli.export.onnx import to_onnx
+from sift_cli.sparsity.draw import random_mask
+
+LOWERINGS = registry.names("sift_cli.export.lowering")
+
+
+class Normed(nn.Module):
+    """A convolution with a BatchNorm behind it, scales of both signs and one of 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(6, 5, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(5)
+        with torch.no_grad():
+            self.norm.weight.copy_(torch.tensor([1.5, -0.5, 0.0, 2.0, -1.0]))
+            self.norm.bias.normal_()
+            self.norm.running_mean.normal_()  # type: ignore[union-attr]
+            self.norm.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.layer(x))
+
+
+class Alone(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+Case = tuple[Callable[[], nn.Module], tuple[int, ...]]
+CASES: dict[str, list[Case]] = {
+    "conv": [
+        (lambda: Alone(nn.Conv2d(6, 5, 3)), (6, 7, 9)),
+        (lambda: Alone(nn.Conv2d(6, 5, 1, bias=False)), (6, 1, 1)),
+        (lambda: Alone(nn.Conv2d(6, 8, (5, 3), stride=(2, 3), padding=(2, 0))), (6, 11, 7)),
+        (lambda: Alone(nn.Conv2d(6, 8, 3, padding=2, dilation=2, groups=2)), (6, 8, 8)),
+        (lambda: Alone(nn.Conv2d(6, 6, 3, padding=1, groups=6)), (6, 5, 5)),
+        (lambda: Alone(nn.Conv2d(6, 4, 3, padding="same")), (6, 6, 5)),
+        (Normed, (6, 6, 6)),
+    ],
+    "linear": [
+        (lambda: Alone(nn.Linear(17, 9)), (17,)),
+        (lambda: Alone(nn.Linear(17, 9, bias=False)), (17,)),
+        (lambda: Alone(nn.Linear(17, 9)), (3, 17)),
+        (lambda: Alone(nn.Linear(17, 9, bias=False)), (2, 3, 17)),
+    ],
+}
+DENSITIES = {"all zero": 0.0, "one": None, "tenth": 0.1, "full": 1.0}
+
+
+def masked(module: nn.Module, density: float | None) -> tuple[nn.Module, Mask]:
+    weight = module.get_parameter("layer.weight")
+    nonzero = 1 if density is None else round(density * weight.numel())
+    mask = random_mask(tuple(weight.shape), nonzero, seed=0, name="layer.weight")
+    with torch.no_grad():
+        weight.masked_fill_(torch.from_numpy(~mask.to_bool()), 0.0)
+    return module.eval(), mask
+
+
+def attribute(node: onnx.NodeProto, name: str) -> list[int]:
+    return list(next(a for a in node.attribute if a.name == name).ints)
+
+
+def by_reference(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    """The sift operator of the graph by its numpy meaning, then whatever standard Add is behind it."""
+    arrays = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    (node,) = (n for n in model.graph.node if n.domain == "sift")
+    shape = tuple(attribute(node, "weight_shape"))
+    weight, kept = runtime.decode_bitmask(arrays[node.input[1]], arrays[node.input[2]], shape)
+    bias = arrays[node.input[3]]
+    if node.op_type == "SparseLinear":
+        y = runtime.sparse_linear(x, weight, kept, bias)
+    else:
+        group = next(a for a in node.attribute if a.name == "group").i
+        strides, pads, dilations = (attribute(node, name) for name in ("strides", "pads", "dilations"))
+        y = runtime.sparse_conv(x, weight, kept, bias, strides=strides, pads=pads, dilations=dilations, group=group)
+    for other in model.graph.node:
+        if other.op_type == "Add":
+            y = y + next(arrays[name] for name in other.input if name in arrays)
+    return np.asarray(y)
+
+
+@pytest.mark.parametrize("name", LOWERINGS)
+def test_it_has_cases(name: str) -> None:
+    assert CASES.get(name), f"add cases for the lowering {name}"
+
+
+@pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES)
+@pytest.mark.parametrize(("name", "case"), [(n, i) for n in LOWERINGS for i in range(len(CASES.get(n, [])))])
+def test_four_ways_to_the_same_numbers(name: str, case: int, density: float | None) -> None:
+    torch.manual_seed(case)
+    build, shape = CASES[name][case]
+    module, mask = masked(build(), density)
+    x = torch.randn(3, *shape)
+    model = to_onnx(module, (x[:1],), {"layer.weight": mask}, {})
+    onnx.checker.check_model(model, full_check=True)
+    assert sum(node.domain == "sift" for node in model.graph.node) == 1
+    assert not any(item.name == "layer.weight" for item in model.graph.initializer)  # no dense copy is left
+    with torch.no_grad():
+        wanted = module.double()(x.double()).numpy()
+    # float32 sums of at most 90 terms: 1e-5 is some 80 units in the last place of the largest output.
+    bound = 1e-5 * max(1.0, float(np.abs(wanted).max()))
+    stock = runtime.session(model.SerializeToString(), library=False).run(None, {"input": x.numpy()})[0]
+    assert np.abs(stock - wanted).max() <= bound
+    assert np.abs(by_reference(model, x.numpy()) - wanted).max() <= bound
+    opened = runtime.session(model.SerializeToString())
+    assert np.abs(opened.run(None, {"input": x.numpy()})[0] - wanted).max() <= bound
+    assert [kernel.runs for kernel in runtime.kernels(opened)] == [1]
+
+
+def test_a_mask_keeps_zeros_that_folding_makes() -> None:
+    """A BatchNorm scale of 0, as zero-init residual has it, makes a whole row 0. The kept weights stay kept."""
+    module, mask = masked(Normed(), 0.5)
+    model = to_onnx(module, (torch.randn(1, 6, 6, 6),), {"layer.weight": mask}, {})
+    arrays = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    assert np.array_equal(arrays["layer.weight.bitmask"], mask.bits)
+    assert (arrays["layer.weight.values"] == 0).any()
+
+
+def test_a_weight_that_two_nodes_share() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(torch.relu(self.layer(x)))
+
+    torch.manual_seed(0)
+    module, mask = masked(Twice(), 0.3)
+    x = torch.randn(3, 8)
+    model = to_onnx(module, (x[:1],), {"layer.weight": mask}, {})
+    assert sum(node.domain == "sift" for node in model.graph.node) == 2
+    assert sum(item.name.endswith(".values") for item in model.graph.initializer) == 1
+    with torch.no_grad():
+        wanted = module(x).numpy()
+    for library in (False, True):
+        got = runtime.session(model.SerializeToString(), library=library).run(None, {"input": x.numpy()})[0]
+        assert np.abs(got - wanted).max() <= 1e-6
+
+
+def test_the_oldest_onnxruntime(oldest_onnxruntime: str, tmp_path: object) -> None:
+    import subprocess
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    torch.manual_seed(0)
+    module, mask = masked(Normed(), 0.3)
+    x = torch.randn(5, 6, 6, 6)
+    (folder / "m.onnx").write_bytes(to_onnx(module, (x[:1],), {"layer.weight": mask}, {}).SerializeToString())
+    np.save(folder / "x.npy", x.numpy())
+    code = (
+        "import sys, numpy as np, onnxruntime as ort\n"
+        "assert ort.__version__.startswith('1.17.'), ort.__version__\n"
+        "for name, library in (('stock', None), ('sift', sys.argv[1])):\n"
+        "    options = ort.SessionOptions()\n"
+        "    if library: options.register_custom_ops_library(library)\n"
+        "    session = ort.InferenceSession('m.onnx', options)\n"
+        "    np.save(name + '.npy', session.run(None, {'input': np.load('x.npy')})[0])\n"
+    )
+    subprocess.run([oldest_onnxruntime, "-c", code, runtime.library_path()], cwd=folder, check=True)
+    with torch.no_grad():
+        wanted = module.double()(x.double()).numpy()
+    for name in ("stock", "sift"):
+        assert np.abs(np.load(folder / f"{name}.npy") - wanted).max() <= 1e-5 * np.abs(wanted).max()
