@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"models"},
     {"checkpoint"},
     {"sparsity"},
-    {"core"},
+    {"core", "compat"},
     {"errors", "registry"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

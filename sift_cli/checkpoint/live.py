@@ -11,8 +11,9 @@ import numpy as np
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.torch_arrays import to_numpy
 from sift_cli.checkpoint.unwrap import StateDict, unwrap
+from sift_cli.compat import import_torchvision
 from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
-from sift_cli.errors import CheckpointError
+from sift_cli.errors import CheckpointError, SiftError
 
 
 def open_live(path: Path, format: str) -> Checkpoint:
@@ -24,7 +25,15 @@ def open_live(path: Path, format: str) -> Checkpoint:
     import torch
 
     try:
-        root = torch.load(path, map_location="cpu", weights_only=False)
+        try:
+            root = torch.load(path, map_location="cpu", weights_only=False)
+        except RuntimeError as error:
+            if "operator torchvision::" not in str(error):
+                raise
+            import_torchvision("this pickle")  # it holds a model of torchvision's or timm's
+            root = torch.load(path, map_location="cpu", weights_only=False)
+    except SiftError:
+        raise
     except Exception as error:  # a pickle runs anything, so it may raise anything
         raise CheckpointError(
             f"{path} cannot be unpickled: {type(error).__name__}: {error}",

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from sift_cli.compat import import_torchvision
 from sift_cli.errors import UnsupportedOp
 from sift_cli.flops import count_module, count_official, count_onnx, cross_check
 from sift_cli.models.cifar_resnet import DEPTHS, CifarResNet
-from sift_cli.models.compat import import_torchvision
 
 models = import_torchvision().models
 

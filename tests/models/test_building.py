@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from sift_cli import registry
+from sift_cli.compat import import_torchvision
 from sift_cli.core.plan import Architecture
 from sift_cli.errors import MissingExtra, ModelError, UnknownArchitecture
 from sift_cli.models import build, example_inputs, input_shape, parse_architecture
-from sift_cli.models.compat import import_torchvision
 
 
 def digest(model: nn.Module) -> str:

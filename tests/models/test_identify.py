@@ -12,11 +12,11 @@ import pytest
 from torch import nn
 
 from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.compat import import_timm, import_torchvision
 from sift_cli.core.plan import Architecture
 from sift_cli.core.tensors import TensorSpec
 from sift_cli.errors import AmbiguousArchitecture, UnknownArchitecture
 from sift_cli.models import architecture_of, build, identify
-from sift_cli.models.compat import import_timm, import_torchvision
 from sift_cli.models.fingerprints import hash_names, hash_shapes, table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sift_cli.models.compat import import_timm
+from sift_cli.compat import import_timm
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sift_cli.models.compat import import_torchvision
+from sift_cli.compat import import_torchvision
 
 if TYPE_CHECKING:
     from torch import nn

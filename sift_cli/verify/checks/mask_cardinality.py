@@ -23,7 +23,8 @@ def measure(evidence: Evidence) -> Iterator[Claim]:
         counter="bitmask",
     )
     parameters = dict(artifact.module.named_parameters())
-    stray = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks_of(artifact.module).items())
+    masks = masks_of(artifact.module).items()
+    stray = sum(int(parameters[name].detach().masked_fill(mask, 0.0).count_nonzero()) for name, mask in masks)
     yield claim(
         "mask_cardinality", stray == 0, before=0, after=stray, bound="0 weights with a value outside their mask",
         counter="torch",

@@ -24,9 +24,9 @@ def run(tmp_path: Path, package: str, code: str) -> str:
     preamble = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "from sift_cli.errors import SiftError\n"
-        "from sift_cli.models.compat import import_torchvision\n"
+        "from sift_cli.compat import import_torchvision\n"
     )
-    arguments = [sys.executable, "-c", preamble + code, str(tmp_path), str(Path(__file__).parents[2])]
+    arguments = [sys.executable, "-c", preamble + code, str(tmp_path), str(Path(__file__).parents[1])]
     return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
 
 
