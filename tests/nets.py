@@ -109,6 +109,24 @@ class TinyConcat(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class TinyBlur(nn.Module):
+    """(N, 3, 8, 8) → (N, 10). A blur whose filter is a buffer outside the state_dict, and a kernel over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 1, 1)
+        self.register_buffer("blur", torch.full((16, 1, 3, 3), 1 / 9), persistent=False)
+        self.hidden = nn.Conv2d(16, 16, 3, 1, 1)
+        self.over_channels = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(self.hidden(F.conv2d(x, self.blur, stride=2, padding=1, groups=x.shape[1])))
+        gate = self.over_channels(x.mean((2, 3)).unsqueeze(1)).squeeze(1).sigmoid()
+        return self.fc(x.mean((2, 3)) * gate)
+
+
 class TinyLiteral(nn.Module):
     """A width that the code has as a number, so it cannot be widened."""
 
@@ -147,6 +165,10 @@ def tiny_plain() -> nn.Module:
 
 def tiny_concat() -> nn.Module:
     return TinyConcat()
+
+
+def tiny_blur() -> nn.Module:
+    return TinyBlur()
 
 
 def tiny_literal() -> nn.Module:

@@ -65,15 +65,16 @@ class FillTensor:
 
     Attributes:
         tensor: Name of the tensor.
-        distribution: "normal" (a = mean, b = standard deviation), "uniform" (from a to b) or "constant" (a).
+        distribution: "normal" (a = mean, b = standard deviation), "uniform" (from a to b), "constant" (a), or "repeat"
+            (what grew along ``grown_axis`` repeats the old slices, which all have to be equal: a blur filter's).
         a, b: Parameters of the distribution.
         grown_axis: None fills the whole tensor; an axis fills only the entries that the plan adds along it.
         seed: Seed of the draw; 0 for "constant".
     """
 
     tensor: str
-    distribution: Literal["normal", "uniform", "constant"]
-    a: float
+    distribution: Literal["normal", "uniform", "constant", "repeat"]
+    a: float = 0.0
     b: float = 0.0
     grown_axis: int | None = None
     seed: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sift_cli.checkpoint import artifact, open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.core.certificate import Certificate
 from sift_cli.core.masks import MaskSet
-from sift_cli.core.plan import ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.core.plan import FillTensor, ResizeAxis, SetAttribute, TransformPlan
 from sift_cli.errors import Malformed, ModelError, PlanError, VerificationFailed
 from sift_cli.export import manifest
 from sift_cli.export.manifest import Manifest
@@ -97,16 +98,23 @@ def _module(plan: TransformPlan, checkpoint: Checkpoint) -> nn.Module:
                 f"its plan makes it {expected.get(name, 'absent')}, but it is {stored.get(name, 'absent')}",
             )  # fmt: skip
     if any(name not in expected for name, _ in resized.named_buffers()):
-        # Buffers that are not in a state_dict are not in the file, so their values come from the constructor.
-        resized = _resized(build(plan.architecture, seed=0), plan, checkpoint.path)
+        # Buffers that are not in a state_dict are not in the file: their values come from the constructor and the plan.
+        resized = _resized(build(plan.architecture, seed=0), plan, checkpoint.path, stored=expected.keys())
     state = {name: torch.from_numpy(checkpoint.read(name)) for name in expected}
     resized.load_state_dict(state, assign=True, strict=True)
     return resized
 
 
-def _resized(module: nn.Module, plan: TransformPlan, path: Path) -> nn.Module:
+def _resized(module: nn.Module, plan: TransformPlan, path: Path, stored: Collection[str] | None = None) -> nn.Module:
+    """``module`` with the plan's sizes, and the plan's values for what is not among the ``stored`` tensors."""
+    edits = [
+        edit
+        for edit in plan.edits
+        if isinstance(edit, ResizeAxis | SetAttribute)
+        or (stored is not None and isinstance(edit, FillTensor) and edit.tensor not in stored)
+    ]
     try:
-        resized, _ = apply_edits(module, [e for e in plan.edits if isinstance(e, ResizeAxis | SetAttribute)])
+        resized, _ = apply_edits(module, edits)
     except PlanError as error:
         raise Malformed(path, "its plan", error.message) from None
     return resized

@@ -112,6 +112,9 @@ def _fill(tensor: torch.Tensor, edit: FillTensor, old_shape: tuple[int, ...]) ->
     region: torch.Tensor = tensor.detach()
     if edit.grown_axis is not None:
         start = old_shape[edit.grown_axis]
+        if edit.distribution == "repeat":
+            _repeat(region, edit, start)
+            return
         region = region.narrow(edit.grown_axis, start, tensor.shape[edit.grown_axis] - start)
     shape = tuple(region.shape)
     random = generator(edit.seed, edit.tensor, "fill")
@@ -125,6 +128,17 @@ def _fill(tensor: torch.Tensor, edit: FillTensor, old_shape: tuple[int, ...]) ->
         case other:
             raise PlanError(f"the plan fills {edit.tensor!r} from an unknown distribution {other!r}")
     region.copy_(torch.from_numpy(values))
+
+
+def _repeat(tensor: torch.Tensor, edit: FillTensor, start: int) -> None:
+    axis = edit.grown_axis or 0
+    old, first = tensor.narrow(axis, 0, start), tensor.narrow(axis, 0, 1)
+    if not torch.equal(old, first.expand_as(old)):
+        raise PlanError(
+            f"cannot widen the buffer {edit.tensor}: how its values follow from its size is not known",
+            hint="choose a variant of the model without it",
+        )
+    tensor.copy_(first.expand_as(tensor).clone())
 
 
 def _mask(edit: AttachMask, shape: tuple[int, ...], old_shape: tuple[int, ...]) -> Mask:

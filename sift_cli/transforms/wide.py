@@ -17,7 +17,7 @@ from typing import Literal
 from torch import nn
 
 from sift_cli.core.counts import FlopReport
-from sift_cli.core.plan import AttachMask, Edit, PlannedLayer, ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.core.plan import AttachMask, Edit, FillTensor, PlannedLayer, ResizeAxis, SetAttribute, TransformPlan
 from sift_cli.errors import Infeasible, PlanError
 from sift_cli.flops import count_module
 from sift_cli.models import LoadedModel
@@ -78,7 +78,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         )
         for name, layer in layers.items()
     )
-    others = (before.dense - sum(p.macs_before for p in planned), _other_macs(after))
+    others = (before.dense - sum(p.macs_before for p in planned), _other_macs(layers, after))
     promises = ["iso_flop", "mask_cardinality", "io_shapes", "roundtrip"]
     if options.init == "preserve" or not options.sparsity:
         promises.append("same_function")
@@ -135,24 +135,21 @@ def _check(graph: WidthGraph, options: TransformOptions) -> None:
             )
 
 
-def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> Iterator[ResizeAxis]:
+def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> Iterator[Edit]:
     filled_by_type = {
         f"{path}.{key}" if path else key
         for path, child in module.named_modules()
         if isinstance(child, nn.modules.batchnorm._NormBase)
         for key in child._buffers
     }
-    buffers = {name for name, _ in module.named_buffers()}
+    buffers = {name for name, _ in module.named_buffers()} - filled_by_type
     for index, new in sizes.items():
         group = graph.groups[index]
         for axis in group.axes:
-            if axis.tensor in buffers and axis.tensor not in filled_by_type:
-                raise PlanError(
-                    f"cannot widen the buffer {axis.tensor}: how its values follow from its size is not known",
-                    hint="choose a variant of the model without it",
-                )
             if new != group.size:
                 yield ResizeAxis(axis.tensor, axis.axis, group.size, new)
+                if axis.tensor in buffers:
+                    yield FillTensor(axis.tensor, "repeat", grown_axis=axis.axis)
 
 
 def _attributes(
@@ -206,8 +203,10 @@ def _layers(
     for weight, (name, op) in first.items():
         selected = options.selects(name)
         role = graph.roles.get(weight, LayerRole.HIDDEN) if graph is not None else LayerRole.HIDDEN
-        if selected is False:
-            named = "kept"
+        if selected is False or (selected is None and old[weight].shape == new[weight].shape):
+            named = (
+                "kept"  # by wish, or because a layer that does not grow (ECA's kernel over channels) has nothing to pay
+            )
         elif selected is None and role in (LayerRole.FIRST, LayerRole.LAST):
             named = role.value
         else:
@@ -238,15 +237,15 @@ def _solve(
         return {name: layer.before for name, layer in sparse.items()} | fixed
     dense = sum(
         layer.positions * fixed.get(name, layer.after) for name, layer in layers.items() if name not in sparse
-    ) + _other_macs(after)
+    ) + _other_macs(layers, after)
     costs = {name: Cost(layer.after, layer.positions) for name, layer in sparse.items()}
     solved = spend(before.dense - dense, costs, transform="wide") | fixed
     return {name: solved[name] for name in layers if name in solved}
 
 
-def _other_macs(report: FlopReport) -> int:
-    """MACs of operators without a weight."""
-    return sum(layer.dense for layer in report.layers if layer.weight is None)
+def _other_macs(layers: Mapping[str, _Layer], report: FlopReport) -> int:
+    """MACs that are of no layer: products of activations, convolutions with a constant filter."""
+    return report.dense - sum(layer.positions * layer.after for layer in layers.values())
 
 
 def _notes(layers: tuple[PlannedLayer, ...], others: tuple[int, int], options: TransformOptions) -> Iterator[str]:

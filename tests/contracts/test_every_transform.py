@@ -100,3 +100,16 @@ def test_seeds(kind: str, tiny: Callable[..., LoadedModel]) -> None:
     ]
     assert states[0] == states[1]
     assert states[0]["layer1.conv1.weight"] != states[2]["layer1.conv1.weight"]
+
+
+@every_kind
+def test_fixed_filters_and_layers_that_do_not_grow(kind: str, tmp_path: Path) -> None:
+    from sift_cli.export import artifact
+
+    output = tmp_path / "out.safetensors"
+    written = api.transform("nets:tiny_blur", output, input_shape=SHAPE, kind=kind, sparsity="3/4", match="layer")
+    assert written.certificate.held
+    assert written.plan is not None
+    assert {layer.name: layer.role for layer in written.plan.layers}["over_channels"] == "kept"
+    blur = artifact.load(output, arch="nets:tiny_blur").module.get_buffer("blur")
+    assert torch.equal(blur, torch.full((32, 1, 3, 3), 1 / 9))

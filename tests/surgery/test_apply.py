@@ -98,3 +98,13 @@ def test_on_meta_nothing_is_drawn() -> None:
     grown, masks = apply_edits(linear().to("meta"), edits)
     assert grown[0].weight.is_meta  # type: ignore[index]
     assert not masks
+
+
+def test_repeat_wants_equal_slices() -> None:
+    net = nn.Module()
+    net.register_buffer("filter", torch.tensor([[1.0, 2.0], [1.0, 2.0]]))
+    edits = [ResizeAxis("filter", 0, 2, 4), FillTensor("filter", "repeat", grown_axis=0)]
+    assert torch.equal(apply_edits(net, edits)[0].get_buffer("filter"), torch.tensor([[1.0, 2.0]] * 4))
+    net.get_buffer("filter")[1, 1] = 3.0
+    with pytest.raises(PlanError, match="cannot widen the buffer filter"):
+        apply_edits(net, edits)
