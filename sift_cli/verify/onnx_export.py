@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from sift_cli.checkpoint import Checkpoint, open_checkpoint
 from sift_cli.core.certificate import Certificate, Claim, claim
@@ -20,6 +21,7 @@ from sift_cli.models import LoadedModel
 from sift_cli.runtime import library_path, session
 from sift_cli.surgery import TransformedModel
 from sift_cli.verify.onnx_counts import macs_by_weight
+from sift_cli.verify.probe import hidden_layers, lively
 
 #: Largest difference between torch and onnxruntime in float32, as a part of the largest output.
 BOUND = 1e-4
@@ -36,7 +38,7 @@ def write_onnx(model: LoadedModel | TransformedModel, path: Path, *, opset: int)
     masks = model.masks if isinstance(model, TransformedModel) else {}
     proto = to_onnx(model.module, model.inputs, masks, {}, opset=opset)
     _write(proto, path)
-    certificate = Certificate(tuple(_measure(model, path)))
+    certificate = Certificate(tuple(_measure(model, path, opset)))
     if not certificate.held:
         first = certificate.broken[0]
         raise VerificationFailed(
@@ -59,7 +61,7 @@ def _write(proto: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _measure(model: LoadedModel | TransformedModel, path: Path) -> Iterator[Claim]:
+def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int) -> Iterator[Claim]:
     try:
         onnx.checker.check_model(path, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -73,7 +75,7 @@ def _measure(model: LoadedModel | TransformedModel, path: Path) -> Iterator[Clai
             bound=f"{planned:,} MACs, as planned and as torch counts", counter="onnx",
         )  # fmt: skip
         yield _cardinality(model, path)
-    yield from _outputs(model, path)
+    yield from _outputs(model, path, opset)
 
 
 def _cardinality(model: TransformedModel, path: Path) -> Claim:
@@ -97,13 +99,25 @@ def _same_mask(file: Checkpoint, name: str, mask: Mask) -> bool:
     return not np.any(file.read(name)[~mask.to_bool()])
 
 
-def _outputs(model: LoadedModel | TransformedModel, path: Path) -> Iterator[Claim]:
+def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int) -> Iterator[Claim]:
+    yield from _compare(model.module, model.inputs, path, "")
+    masks = model.masks if isinstance(model, TransformedModel) else {}
+    hidden = hidden_layers(model.module, model.inputs, [name for name in masks])
+    if hidden:
+        # The same export of the same masks, from a copy whose every layer reaches the output.
+        visible = lively(model.module, model.inputs)
+        proto = to_onnx(visible, model.inputs, masks, {}, opset=opset)
+        yield from _compare(
+            visible, model.inputs, proto.SerializeToString(), f", norms at random ({len(hidden)} hidden)"
+        )
+
+
+def _compare(module: nn.Module, examples: tuple[torch.Tensor, ...], graph: Path | bytes, how: str) -> Iterator[Claim]:
+    """Shapes and values of what onnxruntime computes from ``graph``, with and without sift, against ``module``."""
     random = torch.Generator().manual_seed(1)
-    batches = [
-        tuple(torch.randn(size, *tensor.shape[1:], generator=random) for tensor in model.inputs) for size in BATCHES
-    ]
+    batches = [tuple(torch.randn(size, *tensor.shape[1:], generator=random) for tensor in examples) for size in BATCHES]
     with torch.no_grad():
-        expected = [model.module(*inputs).numpy() for inputs in batches]
+        expected = [module(*inputs).numpy() for inputs in batches]
     sessions = {"onnxruntime without sift": False}
     try:
         library_path()
@@ -111,20 +125,21 @@ def _outputs(model: LoadedModel | TransformedModel, path: Path) -> Iterator[Clai
     except RuntimeUnavailable:
         pass  # a file for another machine; nothing is claimed then
     for counter, library in sessions.items():
-        run = session(path, library=library)
+        run = session(graph, library=library)
         names = [item.name for item in run.get_inputs()]
-        error, shapes = 0.0, True
-        for inputs, wanted in zip(batches, expected, strict=True):
-            feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-            (got,) = run.run(None, feed)
-            shapes &= got.shape == wanted.shape
-            if shapes:
-                error = max(error, float(np.abs(got - wanted).max() / np.abs(wanted).max()))
-        yield claim(
-            "io_shapes", shapes, before=[list(w.shape) for w in expected], after="as before" if shapes else "other",
-            bound="the shapes of the torch model", counter=counter,
-        )  # fmt: skip
-        yield claim(
-            "same_function", shapes and error <= BOUND, before=0.0, after=error, counter=counter,
-            bound=f"at most {BOUND} of the largest output, batches of {' and '.join(map(str, BATCHES))}",
-        )  # fmt: skip
+        got = [
+            run.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})[0]
+            for inputs in batches
+        ]
+        before, after = [list(w.shape) for w in expected], [list(g.shape) for g in got]
+        yield claim("io_shapes", before == after, before=before, after=after, bound=f"{before}", counter=counter + how)
+        if before == after:
+            error = max(float(np.abs(g - w).max() / np.abs(w).max()) for g, w in zip(got, expected, strict=True))
+            yield claim(
+                "same_function",
+                error <= BOUND,
+                before=0.0,
+                after=error,
+                bound=f"at most {BOUND} of the largest output, batches of {' and '.join(map(str, BATCHES))}",
+                counter=counter + how,
+            )

@@ -1,0 +1,48 @@
+"""How much of a model its outputs show, and a copy of it that shows everything.
+
+In a model that was drawn anew, the last norm of each residual branch is 0, and norms that have seen no data let
+signals die out: its outputs would be the same whatever half of its layers computed, and a comparison of outputs could
+not fail on them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+#: A layer is hidden if all of its weights together move the output by less than this part of its largest value.
+VISIBLE = 1e-2
+
+
+def hidden_layers(module: nn.Module, inputs: tuple[torch.Tensor, ...], weights: Collection[str]) -> list[str]:
+    """Those of ``weights`` that the outputs for ``inputs`` hardly depend on, by first order: Σ |gradient · weight|."""
+    output = module(*inputs)
+    signs = torch.randint(0, 2, output.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    parameters = [module.get_parameter(name) for name in weights]
+    gradients = torch.autograd.grad((output * signs).sum(), parameters, allow_unused=True)
+    scale = float(output.detach().abs().max())
+    return [
+        name
+        for name, weight, gradient in zip(weights, parameters, gradients, strict=True)
+        if gradient is None or float((gradient * weight.detach()).abs().sum()) < VISIBLE * scale
+    ]
+
+
+def lively(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
+    """A copy whose BatchNorms have random scales and shifts and the statistics of a random batch; weights stay."""
+    result = copy.deepcopy(module)
+    random = torch.Generator().manual_seed(2)
+    norms = [child for child in result.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+    with torch.no_grad():
+        for norm in norms:
+            if norm.affine:
+                norm.weight.uniform_(0.5, 1.5, generator=random)
+                norm.bias.normal_(0.0, 0.3, generator=random)
+            norm.momentum = 1.0  # the running statistics become those of the batch
+        for norm in norms:
+            norm.train()
+        result(*(torch.randn(4, *tensor.shape[1:], generator=random) for tensor in inputs))
+    return result.eval()
