@@ -117,12 +117,9 @@ def flops(
             )
         return count_onnx(Path(source), dims=dims)
     model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
-    masked = getattr(model, "nonzero", {})
+    nonzero = _kept(model, Path(source))
     if count == "official":
-        return count_official(model.module, model.inputs, nonzero=masked)
-    # Without masks zeros are counted, in a file. Weights drawn for a name are all weights: a normal draw can be 0 by
-    # chance.
-    nonzero = masked if masked or not Path(source).is_file() else None
+        return count_official(model.module, model.inputs, nonzero=nonzero or {})
     by_fvcore, by_dispatch = cross_check(model.module, model.inputs, nonzero=nonzero)
     return by_fvcore if counter == "fvcore" else by_dispatch
 
@@ -413,6 +410,17 @@ def _artifact(model: LoadedModel | TransformedModel, source: str | Path) -> Tran
     if not isinstance(model, TransformedModel):
         raise ModelError(f"{source} was not written by sift transform", hint=f"sift transform {source} --kind wide")
     return model
+
+
+def _kept(model: LoadedModel | TransformedModel, path: Path) -> dict[str, int] | None:
+    """Kept weights by name: by mask; where a transform's masks were dropped, by value in the weights that had one; for
+    any other file None, which counts values everywhere."""
+    from sift_cli.surgery import TransformedModel
+
+    if isinstance(model, TransformedModel):
+        return model.nonzero or {n: int(model.module.get_parameter(n).count_nonzero()) for n in model.plan.masked}
+    # Weights drawn for a name are all weights, though a normal draw can be 0 by chance.
+    return None if path.is_file() else {}
 
 
 def _is_onnx(source: str | Path) -> bool:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 SCHEMA = "sift.plan/1"
+#: Key under which a file that sift wrote keeps its plan, in safetensors metadata and in ONNX properties.
+METADATA_KEY = "sift.plan"
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,13 @@ class TransformPlan:
         return sum(layer.macs_after for layer in self.layers) + self.other_macs[1]
 
     @property
+    def masked(self) -> dict[str, int]:
+        """Name of each tensor that gets a mask → weights it keeps."""
+        return {edit.tensor: edit.nonzero for edit in self.edits if isinstance(edit, AttachMask)}
+
+    @property
     def sparse_layers(self) -> tuple[PlannedLayer, ...]:
-        masked = {edit.tensor for edit in self.edits if isinstance(edit, AttachMask)}
+        masked = self.masked
         return tuple(layer for layer in self.layers if layer.weight in masked)
 
     @property

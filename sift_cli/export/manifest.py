@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sift_cli.core.certificate import Certificate
+from sift_cli.core.plan import METADATA_KEY as PLAN
 from sift_cli.core.plan import TransformPlan
 from sift_cli.errors import Malformed
 
-PLAN, CERTIFICATE, PROVENANCE, MODEL = "sift.plan", "sift.certificate", "sift.provenance", "sift.model"
+CERTIFICATE, PROVENANCE, MODEL = "sift.certificate", "sift.provenance", "sift.model"
 
 
 @dataclass(frozen=True)

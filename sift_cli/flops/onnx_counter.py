@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import onnx
 
 from sift_cli.core.counts import FlopReport, LayerCount, uncounted_from
+from sift_cli.core.plan import METADATA_KEY, TransformPlan
+from sift_cli.errors import Malformed
 from sift_cli.flops import onnx_graph
 from sift_cli.flops.contraction import attention_macs, einsum_products, matmul_macs
 from sift_cli.flops.onnx_graph import MICROSOFT, SIFT, Graph, attribute
@@ -49,7 +52,9 @@ class _Product(NamedTuple):
 def count_onnx(source: onnx.ModelProto | str | Path, *, dims: Mapping[str, int] | None = None) -> FlopReport:
     """MACs of one run of an ONNX model, by node, in the graph's order.
 
-    A constant weight counts sparse by its nonzero elements, a sift operator by the number of values it stores.
+    A sift operator counts sparse by the number of values it stores, any other constant weight by its nonzero elements.
+    In a model that sift transformed only those weights can be sparse that its plan masked: the others are whole, also
+    where a value is 0.
     Subgraphs (``If``, ``Loop``) are not entered: they are listed as uncounted, like every operator that computes
     anything else.
 
@@ -62,7 +67,7 @@ def count_onnx(source: onnx.ModelProto | str | Path, *, dims: Mapping[str, int] 
         ModelError: A dimension has no size, or shapes contradict each other.
     """
     graph = onnx_graph.read(source, dims or {})
-    weights = Weights(graph)
+    weights, masked = Weights(graph), _masked(graph)
     layers: list[LayerCount] = []
     uncounted: Counter[str] = Counter()
     for node in graph.model.graph.node:
@@ -77,14 +82,25 @@ def count_onnx(source: onnx.ModelProto | str | Path, *, dims: Mapping[str, int] 
         except _Unknown:
             uncounted[f"{node.op_type} (unknown shape)"] += 1
             continue
-        counted = [_layer(node, product, weights) for product in products if product.dense]
+        counted = [_layer(node, product, weights, masked) for product in products if product.dense]
         if not counted:
             uncounted[node.op_type] += 1
         layers += counted
     return FlopReport(tuple(layers), uncounted_from(uncounted), "onnx")
 
 
-def _layer(node: onnx.NodeProto, product: _Product, weights: Weights) -> LayerCount:
+def _masked(graph: Graph) -> Collection[str] | None:
+    """Names of the weights that the model's transform masked; None for a model that has no plan in it."""
+    plan = next((item.value for item in graph.model.metadata_props if item.key == METADATA_KEY), None)
+    if plan is None:
+        return None
+    try:
+        return TransformPlan.from_json(json.loads(plan)).masked
+    except (ValueError, RecursionError) as error:
+        raise Malformed(graph.name, f"its property {METADATA_KEY}", str(error)) from None
+
+
+def _layer(node: onnx.NodeProto, product: _Product, weights: Weights, masked: Collection[str] | None) -> LayerCount:
     name = node.name or node.output[0]
     if product.kept is not None:
         kept, numel = product.kept
@@ -94,6 +110,8 @@ def _layer(node: onnx.NodeProto, product: _Product, weights: Weights) -> LayerCo
         found = weights.find(operand, zero_point)
         if found is not None and product.dense % found.numel == 0:
             op = "linear" if product.op == "matmul" else product.op
+            if masked is not None and found.name not in masked:
+                return LayerCount(name, op, product.dense, product.dense, found.name)
             return LayerCount(name, op, product.dense, product.dense // found.numel * found.nonzero, found.name)
     return LayerCount(name, product.op, product.dense, product.dense)
 

@@ -205,3 +205,30 @@ def test_the_default_name_of_the_output(sift: Sift, checkpoint: Path) -> None:
     done = sift("transform", checkpoint, "--arch", "nets:tiny_resnet", *INPUT, "--sparsity", "0.5")
     assert done.exit_code == 0, done.output
     assert Path("tiny-wide-0.5.safetensors").is_file()
+
+
+def test_a_dense_model_exports_too(sift: Sift, checkpoint: Path, artifact: Path) -> None:
+    done = sift("export", checkpoint, "--arch", "nets:tiny_resnet", *INPUT, "-o", "plain.onnx")
+    assert done.exit_code == 0, done.output
+    assert json.loads(sift("flops", "plain.onnx", "--json").stdout)["macs"] == {"dense": MACS, "sparse": MACS}
+    assert sift("densify", artifact, "--arch", "nets:tiny_resnet", "-o", "d.safetensors").exit_code == 0
+    done = sift("export", "d.safetensors", "--arch", "nets:tiny_resnet", "-o", "d.onnx")
+    assert done.exit_code == 0, done.output
+    assert not onnx.load("d.onnx").functions
+    # The zeros are still there and still counted as such, though the model is dense now.
+    document = json.loads(sift("flops", "d.safetensors", "--arch", "nets:tiny_resnet", "--json").stdout)
+    assert document["macs"]["sparse"] == MACS
+    assert json.loads(sift("flops", "d.onnx", "--json").stdout)["macs"]["dense"] == document["macs"]["dense"]
+
+
+def test_a_zero_in_a_layer_without_a_mask_is_a_weight(sift: Sift, artifact: Path) -> None:
+    """Torch counts by masks; the graph must not count by values what the masks leave whole."""
+    from sift_cli.export import artifact as artifacts
+
+    model = artifacts.load(artifact, arch="nets:tiny_resnet")
+    with torch.no_grad():
+        model.module.get_parameter("fc.weight")[0, :5] = 0.0
+    artifacts.save(model, Path("zeros.safetensors"))
+    assert sift("export", "zeros.safetensors", "--arch", "nets:tiny_resnet", "-o", "zeros.onnx").exit_code == 0
+    for arguments in (("zeros.safetensors", "--arch", "nets:tiny_resnet"), ("zeros.onnx",)):
+        assert json.loads(sift("flops", *arguments, "--json").stdout)["macs"]["sparse"] == MACS

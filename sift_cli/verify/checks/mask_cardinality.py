@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sift_cli.core.certificate import Claim, claim
-from sift_cli.core.plan import AttachMask
 from sift_cli.surgery import masks_of
 from sift_cli.verify.evidence import Evidence
 
 
 def measure(evidence: Evidence) -> Iterator[Claim]:
     plan, artifact = evidence.written.plan, evidence.artifact
-    planned = {edit.tensor: edit.nonzero for edit in plan.edits if isinstance(edit, AttachMask)}
+    planned = plan.masked
     counted = artifact.nonzero
     yield claim(
         "mask_cardinality",
