@@ -4,8 +4,13 @@ Each operator comes with a model-local function of the same domain and name, wri
 library registered the native kernel wins; without it onnxruntime inlines the function, folds the decoding of the
 constant weight once at load, and runs a plain dense Conv or MatMul with the same numbers.
 
-The decoding, for a weight of n elements. Unpack 8 bits a byte, least significant first. Number the kept weights by a
-running sum, masked positions by 0. Gather from the values behind one leading 0, which is what a masked position gets.
+The decoding, for a weight of n elements. Unpack 8 bits a byte, least significant first. A running sum numbers the kept
+weights; gather from the values behind one leading 0, and put 0 where the mask keeps nothing.
+
+What the decoding costs is memory traffic, as onnxruntime stores every result that it folds: few and small steps count.
+Measured on ResNet-18 wide 90 (110 M weights, 9.5 M kept), onnxruntime 1.31: 5.3 s to load, against 11 s with the bits
+widened to int32 before they are cut and a product in place of Where. NonZero and ScatterElements would take 0.7 s, but
+1.31 does not fold NonZero, and would decode in every run.
 """
 
 from __future__ import annotations
@@ -26,13 +31,13 @@ _DECODE = """
     column = Unsqueeze (bitmask, one)
     set_bits = BitwiseAnd (column, bits_of_a_byte)
     set = Cast <to = 9> (set_bits)
-    numbers = Cast <to = 6> (set)
-    padded = Reshape (numbers, minus_one)
+    padded = Reshape (set, minus_one)
     kept = Slice (padded, zero, count)
-    running = CumSum (kept, axis_0)
-    index = Mul (running, kept)
+    numbers = Cast <to = 6> (kept)
+    running = CumSum (numbers, axis_0)
     table = Concat <axis = 0> (first, values)
-    flat = Gather <axis = 0> (table, index)
+    latest = Gather <axis = 0> (table, running)
+    flat = Where (kept, latest, first)
     weight = Reshape (flat, shape)
 """
 
