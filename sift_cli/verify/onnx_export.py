@@ -110,8 +110,8 @@ def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
         yield from _compare(model.module, model.inputs, session(path, library=library), BATCHES, counter)
     masks = model.masks if isinstance(model, TransformedModel) else {}
     if masks and hidden_layers(model.module, model.inputs, list(masks)):
-        # The same export of the same masks, from a copy whose every layer reaches the output. One way to run it is enough:
-        # the other decodes the same bits.
+        # The same export of the same masks, from a copy whose every layer reaches the output. One way to run it is
+        # enough: the other decodes the same bits.
         visible = lively(model.module, model.inputs)
         graph = to_onnx(visible, model.inputs, masks, {}, opset=opset).SerializeToString()
         counter, library = list(ways.items())[-1]
