@@ -10,6 +10,7 @@ fallback functions, folded by onnxruntime), and the wide model with sift.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import tempfile
 from pathlib import Path
@@ -41,10 +42,8 @@ def main() -> None:
                 files = ((original, False), (graph, False), (graph, True))
                 peers = [runtime.session(path, threads=threads, library=library) for path, library in files]
                 feed = runtime.random_inputs(peers[0])
-                rounds = [
-                    [turn(lambda peer=peer, feed=feed: peer.run(None, feed)) for peer in peers]
-                    for _ in range(arguments.rounds)
-                ]
+                runs = [functools.partial(peer.run, None, feed) for peer in peers]
+                rounds = [[turn(run) for run in runs] for _ in range(arguments.rounds)]
                 first, dense, sift = (statistics.median(column) for column in zip(*rounds, strict=True))
                 cells = [f"{seconds * 1e3:.1f}" for seconds in (first, dense, sift)]
                 ratios = [f"{dense / sift:.2f}", f"{sift / first:.2f}"]
