@@ -53,7 +53,7 @@ def input_shape(architecture: Architecture) -> tuple[int, ...]:
     """
     shape: tuple[int, ...] | None = source_of(architecture).input_shape(architecture.name, architecture.kwargs)
     if shape is None:
-        raise ModelError(f"{architecture} does not say what its input looks like", hint="pass --input 1,3,224,224")
+        raise ModelError(f"{architecture} does not say what its input looks like", hint="pass --input 1x3x224x224")
     return shape
 
 

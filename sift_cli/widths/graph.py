@@ -119,6 +119,7 @@ class _System:
     degree: dict[sympy.Symbol, int] = field(default_factory=dict)
     face: dict[sympy.Symbol, tuple[Face, Frame | None]] = field(default_factory=dict)
     quotients: dict[tuple[sympy.Expr, sympy.Expr], Polynomial] = field(default_factory=dict)
+    asking: Frame = Frame("", 0, "")  # the line of the model whose equation is being read
     _by_symbol: dict[sympy.Symbol, list[int]] = field(default_factory=lambda: defaultdict(list))
     _rank: dict[sympy.Symbol, int] = field(default_factory=dict)
 
@@ -145,7 +146,7 @@ class _System:
                 symbol = sympy.Symbol(f"q{len(self.quotients)}", positive=True, integer=True)
                 self.sizes[symbol] = value
                 self.quotients[key] = Polynomial.of(symbol)
-                self.equations.append((above - self.quotients[key] * below, Frame("", 0, "")))
+                self.equations.append((above - self.quotients[key] * below, self.asking))
         return self.quotients[key]
 
     def close(self) -> None:
@@ -237,6 +238,7 @@ def trace_widths(module: nn.Module, inputs: tuple[Any, ...]) -> WidthGraph:
     not_understood: list[str] = []
     system = _System(dict(traced.sizes))
     for equation in traced.env.equations.values():
+        system.asking = equation.frame
         try:
             left = polynomial(equation.left, system.quotient)
             right = polynomial(equation.right, system.quotient)
