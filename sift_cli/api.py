@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from sift_cli.core.certificate import Certificate
 from sift_cli.core.counts import FlopReport
 from sift_cli.core.files import atomic, check_writable
-from sift_cli.core.plan import TransformPlan
+from sift_cli.core.plan import Architecture, TransformPlan
 from sift_cli.core.sparsity import parse_sparsity
-from sift_cli.errors import ExportError, ModelError, PlanError
+from sift_cli.errors import ExportError, Malformed, ModelError, PlanError
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -197,14 +197,15 @@ def transform(
 
     output = Path(output)
     check_writable(output, force=force)
+    if decided is not None:
+        seed = int(decided.options["seed"])
     model = models.load(source, arch=arch, allow_pickle=allow_pickle, seed=seed, input_shape=input_shape)
     if decided is None:
         decided = plan(model, seed=seed, **options)
-    elif (decided.architecture, decided.input_shapes) != (
-        model.architecture,
-        tuple(tuple(tensor.shape) for tensor in model.inputs),
-    ):
-        raise PlanError(f"the plan is for {decided.architecture}, and {source} is {model.architecture}")
+    elif options:
+        raise PlanError(f"a plan is complete, {', '.join(options)} cannot be added to it", hint="decide a new plan")
+    else:
+        _check_plan(decided, model)
     callable_name = decided.architecture.name if decided.architecture.source == "factory" else None
     written = surgery.transform(model, decided)
     with atomic(output, force=force) as temporary:
@@ -255,7 +256,7 @@ def export(
             raise ExportError("--opset is for --format onnx")
         model = _artifact(model, source)
         with atomic(output, force=force) as temporary:
-            certificate = _rewrite(model, temporary, keep=model.certificate)
+            certificate = _rewrite(model, temporary)
     return Written(output, certificate, getattr(model, "plan", None))
 
 
@@ -263,7 +264,7 @@ def densify(source: str | Path, output: str | Path, *, force: bool = False, arch
     """Drop the masks of an artifact and keep the zeros: a plain dense model, ready for dense fine-tuning.
 
     The tensors are identical to the bit. A ``.safetensors`` keeps the plan in its metadata and can be loaded by
-    :func:`load`; any other suffix is a state_dict written by ``torch.save``.
+    :func:`load`; a ``.pt`` is a bare state_dict written by ``torch.save``, for a model of these widths of your own.
 
     Raises:
         ModelError: ``source`` is no artifact.
@@ -273,14 +274,18 @@ def densify(source: str | Path, output: str | Path, *, force: bool = False, arch
 
     output = Path(output)
     check_writable(output, force=force)
+    if output.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+        raise ExportError(
+            f"{output} is neither .safetensors nor .pt", hint="name the output by the format it is to have"
+        )
     model = _artifact(_open(source, arch=arch), source)
     dense = densified(model)
     with atomic(output, force=force) as temporary:
         if output.suffix == ".safetensors":
-            certificate = _rewrite(dense, temporary, keep=Certificate())  # what was measured on masks holds no more
+            certificate = _rewrite(dense, temporary)
         else:
             save_state_dict(dense, temporary)
-            certificate = certify_rewritten(dense, load_state_dict(temporary), dense.masks)
+            certificate = certify_rewritten(dense, load_state_dict(temporary, dense.plan), dense.masks)
     return Written(output, certificate, dense.plan)
 
 
@@ -345,14 +350,20 @@ def run(
     import onnxruntime
 
     from sift_cli.runtime import kernels, random_inputs, session
-    from sift_cli.runtime.arrays import read_inputs, write_outputs
+    from sift_cli.runtime.arrays import check_suffix, read_inputs, write_outputs
 
     if output is not None:
+        check_suffix(output)
         check_writable(output, force=force)
     opened = session(Path(path), threads=threads, library=library)
     feed = {**random_inputs(opened, batch=batch, seed=seed), **read_inputs(inputs, opened)}
     names = [node.name for node in opened.get_outputs()]
-    arrays = opened.run(None, feed)
+    try:
+        arrays = opened.run(None, feed)
+    except Exception as error:  # onnxruntime's own exceptions share no base
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise Malformed(path, "a node of its graph", str(error).splitlines()[0]) from None
     start = time.perf_counter()
     opened.run(None, feed)
     seconds = time.perf_counter() - start
@@ -361,6 +372,21 @@ def run(
         with atomic(output, force=force) as temporary:
             write_outputs(outputs, output.suffix, temporary)
     return Run(outputs, kernels(opened), seconds, onnxruntime.__version__)
+
+
+def try_plan(decided: TransformPlan, source: str | Path, **loading: Any) -> TransformPlan:
+    """Carry out a plan on meta tensors: the dry run of a plan that was decided before.
+
+    Raises:
+        PlanError: It is for another model.
+    """
+    from sift_cli import surgery
+    from sift_cli.models import load as load_model
+
+    model = load_model(source, weights=False, **loading)
+    _check_plan(decided, model)
+    surgery.apply(model.module, decided)
+    return decided
 
 
 def read_plan(path: str | Path) -> TransformPlan:
@@ -394,13 +420,8 @@ def _open(
     path = Path(source)
     if path.is_file():
         with open_checkpoint(path, allow_pickle=allow_pickle) as checkpoint:
-            if checkpoint.format == "onnx":
-                raise ModelError(
-                    f"{path} is an ONNX graph, from which no torch model can be made",
-                    hint="give the checkpoint that it was exported from",
-                )
             if manifest.is_artifact(checkpoint.metadata):
-                return artifact.load(path, arch=arch)
+                return artifact.load(path, arch=arch, input_shape=input_shape)
     return load_model(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
 
 
@@ -423,6 +444,23 @@ def _kept(model: LoadedModel | TransformedModel, path: Path) -> dict[str, int] |
     return None if path.is_file() else {}
 
 
+def _check_plan(decided: TransformPlan, model: LoadedModel) -> None:
+    from sift_cli.transforms import kinds
+
+    if decided.kind not in kinds():
+        raise PlanError(f"the plan is of a transform {decided.kind!r}", hint=f"choose one of: {', '.join(kinds())}")
+    shapes = tuple(tuple(tensor.shape) for tensor in model.inputs)
+    planned = _described(decided.architecture, decided.input_shapes)
+    given = _described(model.architecture, shapes)
+    if planned != given:
+        raise PlanError(f"the plan is for {planned}, and the model is {given}", hint="decide a plan for this model")
+
+
+def _described(architecture: Architecture, shapes: tuple[tuple[int, ...], ...]) -> str:
+    arguments = ", ".join(f"{key}={value}" for key, value in sorted(architecture.kwargs.items()))
+    return f"{architecture}({arguments}) at {' and '.join('x'.join(map(str, shape)) for shape in shapes)}"
+
+
 def _is_onnx(source: str | Path) -> bool:
     from sift_cli.checkpoint import sniff
 
@@ -438,16 +476,27 @@ def _format_of(output: Path) -> ExportFormat:
     raise ExportError(f"the suffix of {output} tells no format", hint="pass --format onnx or --format safetensors")
 
 
-def _rewrite(model: TransformedModel, temporary: Path, *, keep: Certificate) -> Certificate:
-    """Write ``model`` again, verify what was read back, and store that beside the claims that still hold."""
+def _rewrite(model: TransformedModel, temporary: Path) -> Certificate:
+    """Write ``model`` again, verify what was read back, and store that.
+
+    Nothing is taken over from an older certificate: that is what a file says of itself.
+    """
     from sift_cli.export import artifact
+    from sift_cli.models import LoadedModel, build, example_inputs
+    from sift_cli.verify import Evidence, require
+    from sift_cli.verify.checks import iso_flop, mask_cardinality
     from sift_cli.verify.rewritten import certify_rewritten
 
     architecture = model.plan.architecture
     callable_name = architecture.name if architecture.source == "factory" else None
     artifact.save(model, temporary)
     read = artifact.load(temporary, arch=callable_name)
-    rewritten = certify_rewritten(model, read.module.state_dict(), read.masks)
-    certificate = Certificate(tuple(c for c in keep.claims if c.name != "roundtrip")) + rewritten.claims
+    certificate = certify_rewritten(model, read.module, read.masks)
+    if model.masks:
+        # The original's MACs take its shapes and none of its weights.
+        inputs = tuple(example_inputs(architecture, shape, device="meta")[0] for shape in model.plan.input_shapes)
+        evidence = Evidence(LoadedModel(build(architecture, device="meta"), inputs, architecture, {}), model, read)
+        certificate += (*iso_flop.measure(evidence), *mask_cardinality.measure(evidence))
+        require(certificate)
     artifact.add_certificate(temporary, certificate)
     return certificate

@@ -11,18 +11,25 @@ from sift_cli import __version__
 from sift_cli.commands import _output, demo, densify, export, flops, inspect, run, transform
 from sift_cli.errors import SiftError
 
+#: Typer has it, and does not export it.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
 
 class SiftGroup(TyperGroup):
     """Renders a SiftError as a sentence with its hint, and ends with its exit code. Other exceptions are bugs and
     pass."""
 
     def invoke(self, ctx: Any) -> Any:
-        _output.reset()
+        # Before the options are parsed: an option that does not parse is reported in JSON too.
+        _output.use_json("--json" in [*ctx.args, *getattr(ctx, "_protected_args", ())])
         try:
             return super().invoke(ctx)
         except SiftError as error:
             _output.error(error)
             raise typer.Exit(error.exit_code) from error
+        except _UsageError as error:
+            _output.usage_error(error.format_message(), error.ctx.command_path if error.ctx else "sift")
+            raise typer.Exit(2) from error
 
 
 app = typer.Typer(

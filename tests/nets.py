@@ -127,6 +127,42 @@ class TinyBlur(nn.Module):
         return self.fc(x.mean((2, 3)) * gate)
 
 
+class TinyStrided(nn.Module):
+    """(N, 3, 9, 9) → (N, 10). A strided depthwise layer has fewer positions than any layer whose weights are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.mix = nn.Conv2d(16, 32, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.depthwise = nn.Conv2d(32, 32, 3, 4, 1, groups=32, bias=False)
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.depthwise(F.relu(self.norm(self.mix(F.relu(self.stem(x)))))).mean((2, 3)))
+
+
+class Odd(nn.Module):
+    """A TinyResNet with one oddity: a "frozen" half, output in a "dict", a "zero" head, or a "random" buffer."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.net = TinyResNet()
+        if what == "frozen":
+            self.net.conv1.requires_grad_(False)
+            self.net.layer1.requires_grad_(False)
+        if what == "zero":
+            nn.init.zeros_(self.net.fc.weight)
+            nn.init.zeros_(self.net.fc.bias)
+        if what == "random":
+            self.register_buffer("noise", torch.randn(3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        y = self.net(x + self.noise if self.what == "random" else x)
+        return {"logits": y} if self.what == "dict" else y
+
+
 class TinyLiteral(nn.Module):
     """A width that the code has as a number, so it cannot be widened."""
 
@@ -169,6 +205,26 @@ def tiny_concat() -> nn.Module:
 
 def tiny_blur() -> nn.Module:
     return TinyBlur()
+
+
+def tiny_strided() -> nn.Module:
+    return TinyStrided()
+
+
+def frozen() -> nn.Module:
+    return Odd("frozen")
+
+
+def in_a_dict() -> nn.Module:
+    return Odd("dict")
+
+
+def zero_head() -> nn.Module:
+    return Odd("zero")
+
+
+def random_buffer() -> nn.Module:
+    return Odd("random")
 
 
 def tiny_literal() -> nn.Module:

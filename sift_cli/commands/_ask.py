@@ -14,11 +14,14 @@ from sift_cli.errors import AmbiguousArchitecture
 T = TypeVar("T")
 
 
-def choosing(function: Callable[..., T], source: str, **arguments: Any) -> T:
-    """Call ``function(source, **arguments)``, and once more with the architecture that the user picks if several
-    fit."""
+def choosing(doing: str, function: Callable[..., T], source: str, **arguments: Any) -> T:
+    """Call ``function(source, **arguments)``, and once more with the architecture that the user picks if several fit.
+
+    While it runs, a spinner says ``doing``; none runs while the user is asked.
+    """
     try:
-        return function(source, **arguments)
+        with _output.working(doing):
+            return function(source, **arguments)
     except AmbiguousArchitecture as tie:
         if _output.wants_json() or not sys.stdin.isatty():
             raise
@@ -29,4 +32,5 @@ def choosing(function: Callable[..., T], source: str, **arguments: Any) -> T:
         picked = typer.prompt("which one", type=int, err=True)
         if not 1 <= picked <= len(candidates):
             raise
-        return function(source, **{**arguments, "arch": candidates[picked - 1]})
+        with _output.working(doing):
+            return function(source, **{**arguments, "arch": candidates[picked - 1]})

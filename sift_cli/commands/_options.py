@@ -62,4 +62,4 @@ Sparsity = Annotated[
         help="Nominal sparsity in [0, 1): 0.9, 9/10 or 90%. It sets the width.",
     ),
 ]  # fmt: skip
-Seed = Annotated[int, typer.Option(help="Seed of masks and weights.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of masks and weights.", min=0, max=2**63 - 1)]

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 _json = False
 
 
-def reset() -> None:
-    """Back to output for people; each invocation starts here."""
-    global _json
-    _json = False
-
-
 def use_json(wanted: bool) -> None:
     """Make this invocation print JSON."""
     global _json
@@ -46,7 +40,7 @@ def data(document: dict[str, Any]) -> None:
 
 def text(line: str = "") -> None:
     """A line of data for people."""
-    print(line)
+    print(_printable(line))
 
 
 def note(line: str) -> None:
@@ -107,9 +101,9 @@ def written(result: Written, output: Path) -> None:
 
 def error(problem: SiftError) -> None:
     """The sentence and the hint on stderr; under ``--json`` the facts on stdout too."""
-    print(f"error: {problem.message}", file=sys.stderr)
+    print(f"error: {_printable(problem.message)}", file=sys.stderr)
     if problem.hint:
-        print(f"hint: {problem.hint}", file=sys.stderr)
+        print(f"hint: {_printable(problem.hint)}", file=sys.stderr)
     measured = problem.certificate if isinstance(problem, VerificationFailed) else None
     if _json:
         facts = measured.to_json() if measured is not None else {"schema": "sift.error/1"}
@@ -125,6 +119,24 @@ def error(problem: SiftError) -> None:
         )
     elif measured is not None:
         certificate(measured)
+
+
+def usage_error(message: str, command: str) -> None:
+    """One sentence for an option or argument that does not parse."""
+    sentence = _printable(message.replace("Value error, ", "").strip().rstrip("."))
+    hint = f"{command} --help"
+    print(f"error: {sentence}\nhint: {hint}", file=sys.stderr)
+    if _json:
+        data(
+            {
+                "schema": "sift.error/1",
+                "error": "Usage",
+                "message": sentence,
+                "hint": hint,
+                "exit_code": 2,
+                "fields": {},
+            }
+        )
 
 
 def size(count: int) -> str:
@@ -146,7 +158,12 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else _printable(str(value))
+
+
+def _printable(line: str) -> str:
+    """``line`` with control characters written out: names come from files, and a terminal obeys what it is sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _short(value: object) -> str:

@@ -21,6 +21,7 @@ from sift_cli import api
 from sift_cli.commands import _output
 from sift_cli.commands._options import Force, Json, Sparsity
 from sift_cli.core.sparsity import parse_sparsity
+from sift_cli.errors import OutputUnwritable
 
 MODEL = "builtin:cifar_resnet18"
 
@@ -34,7 +35,10 @@ def command(
     json: Json = False,
 ) -> None:
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputUnwritable(output, error.strerror or str(error)) from None
     folder: Any = nullcontext(output) if output is not None else tempfile.TemporaryDirectory(prefix="sift-demo-")
     with folder as name:
         _demo(

@@ -18,3 +18,5 @@ def command(model: Artifact, output: Output, arch: Arch = None, force: Force = F
     with _output.working(f"densifying {model}"):
         written = api.densify(model, output, force=force, arch=arch)
     _output.written(written, output)
+    if output.suffix != ".safetensors":
+        _output.note("note: a state_dict has no room for the plan; only a .safetensors can be loaded by sift again")

@@ -36,9 +36,9 @@ def command(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    with _output.working(f"exporting {model}"):
-        written = choosing(
-            api.export, model, output=output, format=format.value if format else None, opset=opset, force=force,
-            arch=arch, allow_pickle=allow_pickle, input_shape=input_shape,
-        )  # fmt: skip
+    written = choosing(
+        f"exporting {model}",
+        api.export, model, output=output, format=format.value if format else None, opset=opset, force=force,
+        arch=arch, allow_pickle=allow_pickle, input_shape=input_shape,
+    )  # fmt: skip
     _output.written(written, output)

@@ -54,11 +54,11 @@ def command(
     allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
-    with _output.working(f"counting {model}"):
-        report = choosing(
-            api.flops, model, count=count.value, counter=counter.value, arch=arch, allow_pickle=allow_pickle,
-            input_shape=input_shape, dims=_dims(dim or []),
-        )  # fmt: skip
+    report = choosing(
+        f"counting {model}",
+        api.flops, model, count=count.value, counter=counter.value, arch=arch, allow_pickle=allow_pickle,
+        input_shape=input_shape, dims=_dims(dim or []),
+    )  # fmt: skip
     if json:
         _output.data(report.to_json())
         return

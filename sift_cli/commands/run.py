@@ -18,7 +18,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import Force, Json, Seed
+from sift_cli.commands._options import Force, Json
 
 
 def command(
@@ -31,7 +31,7 @@ def command(
         Path | None, typer.Option("--output", "-o", help="Write the first output to a .npy, or all of them to a .npz.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch of random inputs.")] = 1,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of random inputs.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads within an op; by default one a core.")] = None,
     library: Annotated[
         bool, typer.Option("--library/--no-library", help="Without it onnxruntime runs the fallback functions.")

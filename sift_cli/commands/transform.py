@@ -73,6 +73,9 @@ def command(
 ) -> None:
     if (sparsity is None) == (plan is None):
         raise typer.BadParameter("give either --sparsity or --plan", param_hint="--sparsity")
+    added = [match is not Match.model, init is not Init.scratch, multiple, only, keep, seed]
+    if plan is not None and any(added):
+        raise typer.BadParameter("a plan is complete; options cannot be added to it", param_hint="--plan")
     decided = api.read_plan(plan) if plan is not None else None
     options = {
         "kind": kind.value, "sparsity": sparsity, "match": match.value, "init": init.value, "multiple": multiple,
@@ -80,17 +83,20 @@ def command(
     }  # fmt: skip
     loading = {"arch": arch, "allow_pickle": allow_pickle, "input_shape": input_shape, "seed": seed}
     if dry_run:
-        decided = decided or choosing(api.plan, model, **loading, **options)
+        if decided is not None:
+            api.try_plan(decided, model, **loading)
+        else:
+            decided = choosing(f"planning {model}", api.plan, model, **loading, **options)
         _output.data(decided.to_json()) if json else _print_plan(decided)
         return
     if output is None:
         named, share = (decided.kind, decided.sparsity) if decided is not None else (kind.value, sparsity)
         output = Path(f"{_stem(model)}-{named}-{float(Fraction(share or 0)):g}.safetensors")
-    with _output.working(f"transforming {model}"):
-        written = choosing(
-            api.transform, model, output=output, decided=decided, force=force, **loading,
-            **({} if decided is not None else options),
-        )  # fmt: skip
+    written = choosing(
+        f"transforming {model}",
+        api.transform, model, output=output, decided=decided, force=force, **loading,
+        **({} if decided is not None else options),
+    )  # fmt: skip
     if json:
         assert written.plan is not None
         _output.data({
@@ -132,6 +138,8 @@ def _summary(plan: TransformPlan) -> None:
     )
     for note in plan.notes:
         _output.note(f"note: {note}")
+    if plan.architecture.source == "factory":
+        _output.note(f"note: commands that build the model from the file need --arch {plan.architecture.name} again")
 
 
 def _stem(model: str) -> str:

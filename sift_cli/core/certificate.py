@@ -42,13 +42,13 @@ def claim(name: str, held: bool, *, before: Any, after: Any, bound: str, counter
 
 @dataclass(frozen=True)
 class Certificate:
-    """All claims of one artifact. Not a bool: a claim that is missing was not made."""
+    """All claims of one artifact. Not a bool: a claim that is missing was not made, and without one nothing holds."""
 
     claims: tuple[Claim, ...] = ()
 
     @property
     def held(self) -> bool:
-        return all(c.held for c in self.claims)
+        return bool(self.claims) and all(c.held for c in self.claims)
 
     @property
     def broken(self) -> tuple[Claim, ...]:
@@ -67,9 +67,15 @@ class Certificate:
         if data.get("schema") != SCHEMA:
             raise ValueError(f"not a {SCHEMA} document")
         try:
-            return cls(tuple(Claim(**c) for c in data["claims"]))
+            claims = tuple(Claim(**c) for c in data["claims"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a {SCHEMA} document: {error}") from None
+        for one in claims:
+            if one.verdict not in ("held", "broken") or not all(
+                isinstance(text, str) for text in (one.name, one.bound, one.counter)
+            ):
+                raise ValueError(f"not a {SCHEMA} document: a claim is {one.verdict!r:.40}")
+        return cls(claims)
 
     def __add__(self, more: Iterable[Claim]) -> Certificate:
         return Certificate((*self.claims, *more))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from sift_cli.errors import OutputExists, OutputUnwritable
+
+#: What a disk says that is full, broken or read-only.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.EPERM, errno.EACCES)
 
 
 def check_writable(path: Path, *, force: bool) -> None:
@@ -22,6 +26,8 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise OutputUnwritable(path, "it is a folder")
     if not path.parent.is_dir():
         raise OutputUnwritable(path, f"the folder {path.parent} does not exist")
+    if path.exists() and not path.is_file():
+        raise OutputUnwritable(path, "it is no regular file")
     if path.exists() and not force:
         raise OutputExists(path)
     if not os.access(path.parent, os.W_OK):
@@ -59,6 +65,8 @@ def atomic(path: Path, *, force: bool = False) -> Iterator[Path]:
             raise OutputExists(path)
         os.replace(temporary, path)
     except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise  # something else in the block failed, and that is not the output's fault
         raise OutputUnwritable(path, error.strerror or str(error)) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,13 +6,22 @@ applied to meta tensors (``--dry-run``) and to real ones alike. Only :mod:`sift_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from sift_cli.core.sparsity import parse_sparsity
+from sift_cli.errors import PlanError
+
 SCHEMA = "sift.plan/1"
 #: Key under which a file that sift wrote keeps its plan, in safetensors metadata and in ONNX properties.
 METADATA_KEY = "sift.plan"
+
+
+#: Arguments that an architecture in a file may have, integers and bools. Constructors take others, which open files
+#: (timm's ``checkpoint_path``); a file cannot ask for those.
+ARGUMENTS = frozenset({"num_classes", "in_chans", "img_size", "image_size", "aux_logits"})
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,9 @@ class Architecture:
         source, name, kwargs = data["source"], data["name"], data.get("kwargs", {})
         if not (isinstance(source, str) and isinstance(name, str) and isinstance(kwargs, dict)):
             raise ValueError("an architecture is {source, name, kwargs}")
+        for key, value in kwargs.items():
+            if key not in ARGUMENTS or type(value) not in (int, bool):
+                raise ValueError(f"an architecture has no argument {key!r:.40} with a value of {type(value).__name__}")
         return cls(source, name, kwargs)
 
 
@@ -108,6 +120,8 @@ _EDITS: dict[str, type] = {
     "attach_mask": AttachMask,
 }
 _NAMES = {cls: name for name, cls in _EDITS.items()}
+#: No axis is longer.
+_MAX_SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -200,6 +214,34 @@ class TransformPlan:
         total = sum(layer.numel_after for layer in layers)
         return 1 - sum(layer.nonzero_after for layer in layers) / total if total else None
 
+    def _validate(self) -> None:
+        """Refuse numbers that no transform would have written. A plan comes in files, and files are hostile."""
+        options = self.options
+        _require(options["match"] in ("model", "layer") and options["init"] in ("scratch", "preserve"), options)
+        _require(type(options["seed"]) is int and 0 <= options["seed"] < 2**63, options)
+        parse_sparsity(self.sparsity)
+        _require(len(self.input_shapes) > 0, self.input_shapes)
+        for shape in self.input_shapes:
+            _require(0 < len(shape) <= 8 and all(1 <= size <= _MAX_SIZE for size in shape), shape)
+        for edit in self.edits:
+            match edit:
+                case ResizeAxis():
+                    _require(0 <= edit.axis < 8 and 1 <= edit.old <= edit.new <= _MAX_SIZE, edit)
+                case SetAttribute():
+                    _require(not edit.attribute.startswith("_") and 0 <= edit.new <= _MAX_SIZE, edit)
+                case FillTensor():
+                    _require(edit.distribution in ("normal", "uniform", "constant", "repeat"), edit)
+                    _require(math.isfinite(edit.a) and math.isfinite(edit.b) and edit.b >= min(edit.a, 0.0), edit)
+                    _require(edit.grown_axis is None or 0 <= edit.grown_axis < 8, edit)
+                    _require(0 <= edit.seed < 2**63, edit)
+                case AttachMask():
+                    _require(edit.rule in ("random", "block") and edit.nonzero >= 0 and 0 <= edit.seed < 2**63, edit)
+        masked = self.masked
+        for layer in self.layers:
+            _require(masked.get(layer.weight, layer.numel_after) == layer.nonzero_after, layer)
+            _require(0 <= layer.nonzero_after <= layer.numel_after, layer)
+            _require(min(layer.positions, layer.numel_before, layer.numel_after) >= 1, layer)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -228,8 +270,10 @@ class TransformPlan:
         """
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             raise ValueError(f"not a {SCHEMA} document")
+        if unknown := data.keys() - {"schema", "predicted"} - {spec.name for spec in fields(cls)}:
+            raise ValueError(f"a {SCHEMA} document has no {sorted(unknown)[0]!r:.40}")
         try:
-            return cls(
+            plan = cls(
                 kind=_typed(data["kind"], str),
                 sparsity=_typed(data["sparsity"], str),
                 options=dict(data["options"]),
@@ -241,8 +285,15 @@ class TransformPlan:
                 notes=tuple(_typed(note, str) for note in data["notes"]),
                 other_macs=(_typed(data["other_macs"][0], int), _typed(data["other_macs"][1], int)),
             )
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            plan._validate()
+            return plan
+        except (KeyError, TypeError, IndexError, AttributeError, OverflowError, PlanError) as error:
             raise ValueError(f"not a {SCHEMA} document: {type(error).__name__} {error}") from None
+
+
+def _require(condition: bool, what: object) -> None:
+    if not condition:
+        raise ValueError(f"{what!r:.200} cannot be in a plan")
 
 
 def _edit(item: Mapping[str, Any]) -> Edit:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import hashlib
 import os
 from collections.abc import Collection
@@ -55,12 +57,13 @@ def _tensor_bytes(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load(path: Path, *, arch: str | None = None) -> TransformedModel:
+def load(path: Path, *, arch: str | None = None, input_shape: tuple[int, ...] | None = None) -> TransformedModel:
     """Read an artifact back: the plain architecture, resized by the stored plan, with the stored weights and masks.
 
     Args:
         path: A file that :func:`save` wrote.
         arch: The architecture, if it is a Python callable of the user's: a file cannot choose code to run by itself.
+        input_shape: Shape of the example input instead of the one that the plan was made at.
 
     Raises:
         CheckpointError: The file is damaged or is no artifact.
@@ -78,8 +81,11 @@ def load(path: Path, *, arch: str | None = None) -> TransformedModel:
             )
         module = _module(about.plan, checkpoint)
         masks = MaskSet({name: mask for name in checkpoint.tensors if (mask := checkpoint.mask(name)) is not None})
+        if masks and {name: mask.nonzero for name, mask in masks.items()} != about.plan.masked:
+            raise Malformed(path, "its masks", "they keep other weights than its plan says")
     attach_masks(module, masks)
-    inputs = tuple(tensor for shape in about.plan.input_shapes for tensor in example_inputs(architecture, shape))
+    shapes = (input_shape,) if input_shape else about.plan.input_shapes
+    inputs = tuple(tensor for shape in shapes for tensor in example_inputs(architecture, shape))
     return TransformedModel(module.eval(), masks, about.plan, inputs, about.provenance, about.certificate)
 
 
@@ -99,7 +105,8 @@ def _module(plan: TransformPlan, checkpoint: Checkpoint) -> nn.Module:
             )  # fmt: skip
     if any(name not in expected for name, _ in resized.named_buffers()):
         # Buffers that are not in a state_dict are not in the file: their values come from the constructor and the plan.
-        resized = _resized(build(plan.architecture, seed=0), plan, checkpoint.path, stored=expected.keys())
+        seed = int(plan.options["seed"])
+        resized = _resized(build(plan.architecture, seed=seed), plan, checkpoint.path, stored=expected.keys())
     state = {name: torch.from_numpy(checkpoint.read(name)) for name in expected}
     resized.load_state_dict(state, assign=True, strict=True)
     return resized
@@ -126,16 +133,22 @@ def densified(model: TransformedModel) -> TransformedModel:
     The provenance keeps how sparse each weight was.
     """
     was = {name: 1 - mask.density for name, mask in model.masks.items()}
-    attach_masks(model.module, MaskSet())
-    return replace(model, masks=MaskSet(), provenance={**model.provenance, "densified": {"was_sparse": was}})
+    module = copy.copy(model.module)  # the same tensors, without the masks
+    attach_masks(module, MaskSet())
+    provenance = {**model.provenance, "densified": {"was_sparse": was}}
+    return replace(model, module=module, masks=MaskSet(), provenance=provenance)
 
 
 def save_state_dict(model: TransformedModel, path: Path) -> None:
     """Write the plain ``state_dict`` by ``torch.save``, without masks and metadata."""
-    torch.save(model.module.state_dict(), path)
+    try:
+        torch.save(model.module.state_dict(), path)
+    except RuntimeError as error:  # torch's writer does not pass on what the system said
+        raise OSError(errno.EIO, "torch.save could not write all of it; is the disk full?") from error
 
 
-def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Read back what :func:`save_state_dict` wrote."""
-    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
-    return state
+def load_state_dict(path: Path, plan: TransformPlan) -> nn.Module:
+    """Read back what :func:`save_state_dict` wrote, into the plain architecture at the plan's sizes, strictly."""
+    module = _resized(build(plan.architecture, seed=int(plan.options["seed"])), plan, path, stored=())
+    module.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    return module

@@ -22,6 +22,8 @@ from sift_cli.export.lowering._sparse import DOMAIN
 
 #: The newest opset and IR version that onnxruntime 1.17, the oldest one with the API sift's library needs, can load.
 OPSET = 20
+#: The fallback functions need BitwiseAnd, the exporter ends at 23.
+OLDEST_OPSET, NEWEST_OPSET = 18, 23
 IR_VERSION = 9
 
 
@@ -41,16 +43,16 @@ def to_onnx(
         masks: Masks by weight name. Each masked 2-D convolution and linear layer becomes a sift operator; a masked
             weight of another kind stays dense.
         metadata: Written into the model's ``metadata_props``.
-        opset: Version of the standard operators, at least 18.
+        opset: Version of the standard operators, 18 to 23.
 
     Returns:
         The model, weights inside.
 
     Raises:
-        ExportError: The exporter does not support the model, or the opset is too old.
+        ExportError: The exporter does not support the model, or the opset is not among those.
     """
-    if opset < 18:
-        raise ExportError(f"opset {opset} is too old for the fallback functions", hint="use --opset 18 or newer")
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise ExportError(f"opset {opset} is outside {OLDEST_OPSET} … {NEWEST_OPSET}", hint=f"leave it out for {OPSET}")
     program = _export(module, inputs, opset)
     _lower(program.model, masks, after_optimizer=False)
     program.optimize()
@@ -73,13 +75,23 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], opset: int) -> 
     batch = torch.export.Dim("batch")
     # A batch of one would be taken for a constant.
     examples = tuple(torch.cat([tensor, tensor]) if tensor.shape[0] == 1 else tensor for tensor in inputs)
-    training = module.training
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    modes = {child: child.training for child in module.modules()}
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    module.eval()
     try:
+        with torch.no_grad():
+            output = module(*inputs)
+        if not isinstance(output, torch.Tensor):
+            raise ExportError(
+                f"the model returns a {type(output).__name__} and not one tensor",
+                hint="wrap it in a module that returns the tensor you want",
+            )
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                module.eval(),
+                module,
                 examples,
                 dynamo=True,
                 optimize=False,
@@ -89,13 +101,17 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], opset: int) -> 
                 dynamic_shapes=tuple({0: batch} for _ in examples),
                 verbose=False,
             )
+    except ExportError:
+        raise
     except Exception as error:  # the exporter raises whatever the model's code raises
         reason = str(error).strip().splitlines()
         raise ExportError(
             f"torch.onnx.export does not support this model: {reason[0] if reason else type(error).__name__}"
         ) from error
     finally:
-        module.train(training)
+        logger.setLevel(level)
+        for child, mode in modes.items():
+            child.training = mode
     assert program is not None
     return program
 

@@ -105,11 +105,15 @@ def weight_shape(node: onnx.NodeProto) -> tuple[int, ...]:
     """The dense shape of a sift operator's weight.
 
     Raises:
-        ModelError: The node does not say.
+        ModelError: The node does not say, or breaks the operator's contract (docs/runtime.md) where counting needs it.
     """
     shape = attribute(node, "weight_shape")
-    if not shape:
-        raise ModelError(f"{node.op_type} {node.name!r} has no attribute weight_shape", node=node.name)
+    if not shape or min(shape) < 1 or max(shape) >= 2**31:
+        raise ModelError(f"{node.op_type} {node.name!r} has no usable attribute weight_shape: {shape}", node=node.name)
+    if len(node.input) < 3:
+        raise ModelError(f"{node.op_type} {node.name!r} lacks its bitmask or its values", node=node.name)
+    if attribute(node, "group", 1) < 1 or min(attribute(node, "strides", [1])) < 1:
+        raise ModelError(f"{node.op_type} {node.name!r} has a group or a stride below 1", node=node.name)
     return tuple(shape)
 
 

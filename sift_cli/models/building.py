@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from sift_cli.core.plan import Architecture
 from sift_cli.errors import ModelError
 from sift_cli.models.naming import source_of, unknown
+
+#: Values of an example input: 1 GB of float32. A file's metadata can name any shape.
+MAX_INPUT = 2**28
 
 if TYPE_CHECKING:
     import torch
@@ -67,11 +71,18 @@ def example_inputs(
     """Inputs of the given shape, or of the architecture's own: standard normal, the same for a seed in every process.
 
     Raises:
-        ModelError: No shape is given and the architecture does not tell.
+        ModelError: No shape is given and the architecture does not tell, or it is a batch, or too large.
     """
     import torch
 
     shape = shape or input_shape(architecture)
+    if shape[0] != 1:
+        raise ModelError(
+            f"an example input is one sample, and {'x'.join(map(str, shape))} is a batch of {shape[0]}",
+            hint=f"pass --input {'x'.join(map(str, (1, *shape[1:])))}",
+        )
+    if math.prod(shape) > MAX_INPUT:
+        raise ModelError(f"an example input of {math.prod(shape):,} values is too large", hint=f"at most {MAX_INPUT:,}")
     if torch.device(device).type == "meta":
         return (torch.empty(shape, device="meta"),)
     return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device),)

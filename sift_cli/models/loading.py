@@ -14,7 +14,7 @@ import numpy as np
 
 from sift_cli.checkpoint import open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.core.plan import Architecture
+from sift_cli.core.plan import METADATA_KEY, Architecture
 from sift_cli.errors import ModelError
 from sift_cli.models import fingerprints
 from sift_cli.models.building import build, example_inputs
@@ -23,9 +23,6 @@ from sift_cli.models.naming import parse_architecture, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-#: Metadata key of the files that sift writes after a transform.
-TRANSFORMED = "sift.model"
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,12 @@ def load(
             raise ModelError(f"{source} is an architecture already", hint="leave out --arch, or name a file")
         return _random(parse_architecture(str(source)), seed, input_shape, device)
     with open_checkpoint(path, allow_pickle=allow_pickle) as checkpoint:
-        if TRANSFORMED in checkpoint.metadata:
+        if checkpoint.format == "onnx":
+            raise ModelError(
+                f"{path} is an ONNX graph, from which no torch model can be made",
+                hint="give the checkpoint that it was exported from",
+            )
+        if METADATA_KEY in checkpoint.metadata:
             raise ModelError(f"{path} is a model that sift transformed", hint="start from the file it was made from")
         architecture, notes = _architecture(checkpoint, arch)
         module = build(architecture, seed=seed).float()

@@ -33,6 +33,8 @@ def read_inputs(texts: Sequence[str], opened: onnxruntime.InferenceSession) -> d
             name = next(iter(wanted))
         if name not in wanted:
             raise ModelError(f"the model has no input {name!r}", hint=f"it has: {', '.join(wanted)}")
+        if name in arrays:
+            raise ModelError(f"input {name!r} is given twice")
         array = _read(file)
         shape = wanted[name].shape
         fits = len(shape) == array.ndim and all(
@@ -56,14 +58,18 @@ def _read(file: str) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def write_outputs(outputs: Mapping[str, np.ndarray], suffix: str, path: Path) -> None:
-    """Write the first output (``.npy``) or all of them (``.npz``) to exactly ``path``.
+def check_suffix(path: Path) -> None:
+    """Refuse a file that outputs cannot be written to.
 
     Raises:
-        OutputUnwritable: Another suffix.
+        OutputUnwritable: Its suffix is neither ``.npy`` nor ``.npz``.
     """
-    if suffix not in (".npy", ".npz"):
-        raise OutputUnwritable(path, f"{suffix or 'no suffix'} is neither .npy nor .npz")
+    if path.suffix not in (".npy", ".npz"):
+        raise OutputUnwritable(path, "outputs are written to a .npy or a .npz")
+
+
+def write_outputs(outputs: Mapping[str, np.ndarray], suffix: str, path: Path) -> None:
+    """Write the first output (``.npy``) or all of them (``.npz``) to exactly ``path``."""
     with open(path, "wb") as file:
         if suffix == ".npy":
             np.save(file, next(iter(outputs.values())))

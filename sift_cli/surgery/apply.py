@@ -83,7 +83,10 @@ def _resize(module: nn.Module, edits: list[ResizeAxis]) -> dict[str, tuple[int, 
                     f"but its shape is {tuple(old.shape)}"
                 )
             shape[edit.axis] = edit.new
-        new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+        try:
+            new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+        except RuntimeError:
+            raise PlanError(f"the plan makes {name!r} {shape}, for which there is not the memory") from None
         new[tuple(slice(0, size) for size in old.shape)] = old.detach()
         grown[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
         old_shapes[name] = tuple(old.shape)
@@ -111,6 +114,8 @@ def _set_attribute(module: nn.Module, edit: SetAttribute) -> None:
 def _fill(tensor: torch.Tensor, edit: FillTensor, old_shape: tuple[int, ...]) -> None:
     region: torch.Tensor = tensor.detach()
     if edit.grown_axis is not None:
+        if edit.grown_axis >= region.dim():
+            raise PlanError(f"the plan fills axis {edit.grown_axis} of {edit.tensor!r}, whose shape is {old_shape}")
         start = old_shape[edit.grown_axis]
         if edit.distribution == "repeat":
             _repeat(region, edit, start)

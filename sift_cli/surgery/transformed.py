@@ -12,6 +12,7 @@ from torch import nn
 from sift_cli.core.certificate import Certificate
 from sift_cli.core.masks import MaskSet
 from sift_cli.core.plan import TransformPlan
+from sift_cli.errors import ModelError
 from sift_cli.models import LoadedModel
 from sift_cli.surgery.apply import apply
 
@@ -61,13 +62,26 @@ def attach_masks(module: nn.Module, masks: MaskSet) -> None:
 
 
 def masks_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Weight name → bool tensor of the weight's shape, True where the weight is kept; empty for a dense model."""
-    return dict(module.__dict__.get(_ATTRIBUTE, {}))
+    """Weight name → bool tensor of the weight's shape, True where the weight is kept; empty for a dense model.
+
+    The model may be wrapped (``DataParallel``, ``torch.compile``): names are those of the wrapper's parameters then.
+    """
+    for path, child in module.named_modules():
+        if _ATTRIBUTE in child.__dict__:
+            prefix = f"{path}." if path else ""
+            return {prefix + name: mask for name, mask in child.__dict__[_ATTRIBUTE].items()}
+    return {}
 
 
 def apply_masks(module: nn.Module) -> None:
-    """Set every masked weight of ``module`` to 0 again, for instance after an optimizer's step."""
-    parameters = dict(module.named_parameters())
+    """Set every masked weight of ``module`` to 0 again, for instance after an optimizer's step.
+
+    Raises:
+        ModelError: It has no masks, so nothing would happen.
+    """
+    parameters, masks = dict(module.named_parameters()), masks_of(module)
+    if not masks:
+        raise ModelError("the model has no masks", hint="load it with sift_cli.load from a file of sift transform")
     with torch.no_grad():
-        for name, mask in masks_of(module).items():
+        for name, mask in masks.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)

@@ -31,8 +31,8 @@ def spend(budget: int, layers: Mapping[str, Cost], *, transform: str) -> dict[st
         transform: Name of the transform, for the error.
 
     Returns:
-        Layer name → nonzeros n with ``0 ≤ budget − Σ n · positions < min(positions)``, or all weights where the
-        budget pays for all of them.
+        Layer name → nonzeros n with ``0 ≤ budget − Σ n · positions < min(positions)``, the minimum over layers that
+        have room for a weight more; all weights where the budget pays for all of them.
 
     Raises:
         Infeasible: The budget does not pay for one weight in each layer.

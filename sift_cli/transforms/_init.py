@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 from torch import nn
 
@@ -14,14 +14,11 @@ from sift_cli.errors import PlanError
 #: :func:`preserve_fills`.
 NEW_SHIFT = (0.1, 0.5)
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
-
-def scratch_fills(
-    module: nn.Module, wide: nn.Module, edits: Iterable[Edit], nonzero: Mapping[str, int], seed: int
-) -> Iterator[FillTensor]:
-    """Draw every parameter anew, as the paper does: He's normal (fan out) for convolutions, PyTorch's uniform for
-    linear layers, and the last norm of each residual branch at 0, so that each block starts as its shortcut.
+def scratch_fills(wide: nn.Module, edits: Iterable[Edit], sparse: Collection[str], seed: int) -> Iterator[FillTensor]:
+    """Draw anew the parameters of every layer that is known, as the paper does: He's normal (fan out) for convolutions,
+    PyTorch's uniform for linear layers, and the last norm of each residual branch at 0, so that each block starts as
+    its shortcut.
 
     The standard deviation is that of the dense shape. A BatchNorm behind each convolution takes out the scale, which
     the mask changes.
@@ -63,9 +60,7 @@ def scratch_fills(
                         )
 
 
-def preserve_fills(
-    module: nn.Module, wide: nn.Module, edits: Iterable[Edit], nonzero: Mapping[str, int], seed: int
-) -> Iterator[FillTensor]:
+def preserve_fills(wide: nn.Module, edits: Iterable[Edit], sparse: Collection[str], seed: int) -> Iterator[FillTensor]:
     """Keep the function: the old weights are the leading block, and nothing flows from a new channel into an old one.
 
     Surgery has put 0 wherever a tensor grew. On top of that, new BatchNorm channels get scale 1, variance 1 and, like
@@ -75,7 +70,6 @@ def preserve_fills(
     that stay dense the new rows are drawn as for training from scratch, while the columns that would lead from new
     channels to old ones stay 0.
     """
-    sparse = set(nonzero)
     axes: dict[str, set[int]] = {}
     for edit in edits:
         if isinstance(edit, ResizeAxis):
@@ -85,7 +79,7 @@ def preserve_fills(
         weight = f"{prefix}weight"
         if 0 not in axes.get(weight, ()):
             continue
-        if isinstance(child, _NORMS):
+        if isinstance(child, nn.modules.batchnorm._NormBase):
             yield FillTensor(weight, "constant", 1.0, grown_axis=0)
             if child._parameters.get("bias") is not None:
                 yield FillTensor(f"{prefix}bias", "uniform", *NEW_SHIFT, grown_axis=0, seed=seed)

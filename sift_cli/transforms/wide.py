@@ -10,7 +10,8 @@ higher than the nominal one: .91475 instead of .9 for ResNet-18.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,8 @@ from sift_cli.transforms._init import preserve_fills, scratch_fills
 from sift_cli.transforms._options import TransformOptions
 from sift_cli.widths import Face, LayerRole, WidthGraph, solve_widths, trace_widths
 
-SUMMARY = "widths × 1/√(1−s), weights masked so that the MACs stay those of the dense model"
+#: Weights of the widened dense tensors, which training and masking hold in memory: 64 GB of float32.
+MAX_WEIGHTS = 16 * 10**9
 
 
 def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
@@ -42,11 +44,14 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
     inputs = tuple(tensor.to("meta") for tensor in model.inputs)
     before = count_module(meta, inputs, counter="dispatch", nonzero={})
     edits: list[Edit] = []
+    skipped: tuple[str, ...] = ()
     if options.sparsity:
         graph = trace_widths(meta, inputs)
-        _check(graph, options)
+        skipped = tuple(f"a relation between sizes was not understood: {text}" for text in graph.not_understood)
+        _check(meta, graph, options)
         sizes = solve_widths(graph, 1 / (1 - options.sparsity), multiple=options.multiple)
         edits += _resizes(meta, graph, sizes)
+        _check_size(meta, edits)
         wide, _ = apply_edits(meta, edits)
         edits += _attributes(meta, wide, graph, sizes)
         wide, _ = apply_edits(meta, edits)
@@ -54,7 +59,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         layers = _layers(before, after, meta, wide, graph, options)
         nonzero = _solve(layers, before, after, options)
         fills = scratch_fills if options.init == "scratch" else preserve_fills
-        edits += fills(meta, wide, edits, {layers[n].weight: c for n, c in nonzero.items()}, options.seed)
+        edits += fills(wide, edits, {layers[name].weight for name in nonzero}, options.seed)
         rule: Literal["random", "block"] = "random" if options.init == "scratch" else "block"
         edits += [
             AttachMask(layers[name].weight, count, rule, options.seed if rule == "random" else 0)
@@ -91,7 +96,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         edits=tuple(edits),
         layers=planned,
         promises=tuple(promises),
-        notes=tuple(_notes(planned, others, options)),
+        notes=(*_notes(planned, others, options), *skipped),
         other_macs=others,
     )
     if options.match == "model" and plan.macs_after > plan.macs_before:
@@ -115,7 +120,21 @@ class _Layer:
     after: int
 
 
-def _check(graph: WidthGraph, options: TransformOptions) -> None:
+def _check_size(module: nn.Module, edits: Sequence[Edit]) -> None:
+    if not edits:
+        raise Infeasible("wide", "the model", "a width that grows", "widths that round to what they are",
+                         hint="raise --sparsity")  # fmt: skip
+    shapes = {name: list(parameter.shape) for name, parameter in module.named_parameters()}
+    for edit in edits:
+        if isinstance(edit, ResizeAxis) and edit.tensor in shapes:
+            shapes[edit.tensor][edit.axis] = edit.new
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    if weights > MAX_WEIGHTS:
+        raise Infeasible("wide", "the model", f"{4 * weights / 1e9:,.0f} GB for its dense tensors",
+                         f"a limit of {4 * MAX_WEIGHTS / 1e9:.0f} GB", hint="lower --sparsity")  # fmt: skip
+
+
+def _check(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> None:
     for group in graph.literals:
         where = ", ".join(f"{axis.tensor} axis {axis.axis}" for axis in group.axes[:2])
         raise PlanError(
@@ -127,6 +146,12 @@ def _check(graph: WidthGraph, options: TransformOptions) -> None:
         if grouped:
             raise PlanError(
                 f"--init preserve does not cover grouped convolutions, and {grouped[0]} is one",
+                hint="use --init scratch",
+            )
+        norms = [p for p, child in module.named_modules() if isinstance(child, nn.GroupNorm | nn.LayerNorm)]
+        if norms:
+            raise PlanError(
+                f"--init preserve is not exact with {norms[0]}, which takes its statistics over new channels too",
                 hint="use --init scratch",
             )
         if any(len(relation) > 2 for relation in graph.relations):
@@ -227,8 +252,8 @@ def _solve(
         # leaves nothing for new weights anywhere, so stem and head keep to their block as well.
         blocked = ("sparse", "depthwise") + (("first", "last") if options.match == "model" else ())
         return {name: layer.before for name, layer in layers.items() if layer.role in blocked}
-    # A depthwise layer grows by k and not by k² (section 7.3 of the paper's setting cannot hold in one block with its
-    # neighbours), so its own iso-FLOP sparsity is 1 − 1/k: as many weights as before.
+    # A depthwise layer grows by k and not by k², so its own iso-FLOP sparsity is 1 − 1/k: as many weights as before.
+    # (The paper widens depthwise layers by k², which their neighbours in a block, widened by k, cannot follow.)
     fixed = {name: layer.before for name, layer in layers.items() if layer.role == "depthwise"}
     sparse = {name: layer for name, layer in layers.items() if layer.role == "sparse"}
     if not sparse:

@@ -9,12 +9,14 @@ import onnx
 
 from sift_cli import registry
 from sift_cli.core.certificate import Certificate
-from sift_cli.errors import VerificationFailed
+from sift_cli.errors import PlanError, VerificationFailed
 from sift_cli.export.onnx import to_onnx
 from sift_cli.models import LoadedModel
 from sift_cli.surgery import TransformedModel
 
 CHECKS = "sift_cli.verify.checks"
+#: Measured of every transform, whatever its plan promises beyond.
+ALWAYS = ("iso_flop", "mask_cardinality", "io_shapes", "roundtrip")
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,27 @@ class Evidence:
 
 
 def certify(evidence: Evidence) -> Certificate:
-    """Measure every claim that the plan promises.
+    """Measure what holds for every transform, and what the plan promises beyond.
 
     Raises:
+        PlanError: The plan promises something that there is no check for.
         VerificationFailed: A claim does not hold; carries the certificate with all of them.
     """
     checks = registry.discover(CHECKS)
     certificate = Certificate()
-    for promise in evidence.written.plan.promises:
+    for promise in dict.fromkeys((*ALWAYS, *evidence.written.plan.promises)):
+        if promise not in checks:
+            raise PlanError(f"the plan promises {promise!r}", hint=f"what can be promised: {', '.join(checks)}")
         certificate += checks[promise].measure(evidence)
+    return require(certificate)
+
+
+def require(certificate: Certificate) -> Certificate:
+    """``certificate``, if all of it holds.
+
+    Raises:
+        VerificationFailed: A claim does not hold.
+    """
     if not certificate.held:
         first = certificate.broken[0]
         raise VerificationFailed(

@@ -19,6 +19,7 @@ VISIBLE = 1e-2
 
 def hidden_layers(module: nn.Module, inputs: tuple[torch.Tensor, ...], weights: Collection[str]) -> list[str]:
     """Those of ``weights`` that the outputs for ``inputs`` hardly depend on, by first order: Σ |gradient · weight|."""
+    module = copy.deepcopy(module).requires_grad_(True)  # frozen layers show as much as others
     output = module(*inputs)
     signs = torch.randint(0, 2, output.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     parameters = [module.get_parameter(name) for name in weights]

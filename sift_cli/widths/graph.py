@@ -89,14 +89,12 @@ class WidthGraph:
         relations: Linear equations ``sum(coefficient * new_size(group)) == 0`` over groups that scale (a concatenation
             gives one); each is a mapping from index in ``groups`` to coefficient.
         roles: Weight name → role, for every convolution and linear weight that was used.
-        groups_of: Weight name → ``groups`` of its convolution (1 for linear).
         not_understood: Sentences about what was met and could not be used.
     """
 
     groups: tuple[WidthGroup, ...]
     relations: tuple[dict[int, int], ...]
     roles: dict[str, LayerRole]
-    groups_of: dict[str, int]
     not_understood: tuple[str, ...] = ()
 
     @property
@@ -119,7 +117,7 @@ class _System:
     degree: dict[sympy.Symbol, int] = field(default_factory=dict)
     face: dict[sympy.Symbol, tuple[Face, Frame | None]] = field(default_factory=dict)
     quotients: dict[tuple[sympy.Expr, sympy.Expr], Polynomial] = field(default_factory=dict)
-    asking: Frame = Frame("", 0, "")  # the line of the model whose equation is being read
+    asking: Frame = field(default_factory=lambda: Frame("", 0, ""))  # line of the model whose equation is being read
     _by_symbol: dict[sympy.Symbol, list[int]] = field(default_factory=lambda: defaultdict(list))
     _rank: dict[sympy.Symbol, int] = field(default_factory=dict)
 
@@ -248,8 +246,7 @@ def trace_widths(module: nn.Module, inputs: tuple[Any, ...]) -> WidthGraph:
         system.equations.append((left - right, equation.frame))
     system.close()
     _decide_degrees(system, traced, module)
-    roles, groups_of = _roles(traced, module)
-    return _assemble(system, traced, roles, groups_of, not_understood)
+    return _assemble(system, traced, _roles(traced, module), not_understood)
 
 
 def _decide_degrees(system: _System, traced: Trace, module: nn.Module) -> None:
@@ -279,10 +276,9 @@ def _decide_degrees(system: _System, traced: Trace, module: nn.Module) -> None:
             system.decide(symbol, 1, Face.FREE)
 
 
-def _roles(traced: Trace, module: nn.Module) -> tuple[dict[str, LayerRole], dict[str, int]]:
+def _roles(traced: Trace, module: nn.Module) -> dict[str, LayerRole]:
     shapes = {slot.name: slot.tensor.shape for slot in slots(module)}
     roles: dict[str, LayerRole] = {}
-    groups_of: dict[str, int] = {}
     for site in traced.sites:
         if "<input>" in site.feeds_on:
             role = LayerRole.FIRST
@@ -293,15 +289,13 @@ def _roles(traced: Trace, module: nn.Module) -> tuple[dict[str, LayerRole], dict
         else:
             role = LayerRole.HIDDEN
         roles[site.weight] = role
-        groups_of[site.weight] = site.groups
-    return roles, groups_of
+    return roles
 
 
 def _assemble(
     system: _System,
     traced: Trace,
     roles: dict[str, LayerRole],
-    groups_of: dict[str, int],
     not_understood: list[str],
 ) -> WidthGraph:
     axes: dict[sympy.Symbol, list[Axis]] = defaultdict(list)
@@ -331,4 +325,4 @@ def _assemble(
             not_understood.append(f"{frame}: a product of widths")
             continue
         relations.append({index[monomial[0]]: coefficient for monomial, coefficient in linear.items()})
-    return WidthGraph(tuple(groups), tuple(relations), roles, groups_of, tuple(not_understood))
+    return WidthGraph(tuple(groups), tuple(relations), roles, tuple(not_understood))

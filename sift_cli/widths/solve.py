@@ -38,21 +38,23 @@ def solve_widths(graph: WidthGraph, factor_squared: Fraction, *, multiple: int |
         numerator = floor_times_sqrt(divisor, factor_squared)
         return {index: size // divisor * numerator for index, size in scaling.items()}
     expressed = _eliminate(graph, scaling)
-    step = multiple or 1
     sizes = {
-        index: max(
-            step, nearest_multiple(size, factor_squared, step) if multiple else floor_times_sqrt(size, factor_squared)
-        )
-        for index, size in scaling.items()
-        if index not in expressed
+        index: _rounded(size, factor_squared, multiple) for index, size in scaling.items() if index not in expressed
     }
     for index, terms in expressed.items():
         value = sum((coefficient * sizes[other] for other, coefficient in terms.items()), Fraction(0))
-        if value.denominator != 1 or value < 1:
+        if value.denominator != 1 or value < scaling[index]:
             where = graph.groups[index].axes[0].tensor if graph.groups[index].axes else "an attribute"
             raise Infeasible("wide", where, "a whole number of channels", f"{value}", hint="try another --multiple")
         sizes[index] = int(value)
     return sizes
+
+
+def _rounded(size: int, squared: Fraction, multiple: int | None) -> int:
+    """A width that no relation ties; never smaller than it was."""
+    if multiple is None:
+        return floor_times_sqrt(size, squared)
+    return max(nearest_multiple(size, squared, multiple), -(-size // multiple) * multiple)
 
 
 def floor_times_sqrt(size: int, squared: Fraction) -> int:

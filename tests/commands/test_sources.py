@@ -98,7 +98,7 @@ def test_official_counts_are_those_of_the_official_profiler(sift: Sift) -> None:
 
 
 def test_a_tie_is_asked_about_where_someone_can_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    _output.reset()
+    _output.use_json(False)
     asked: list[dict[str, object]] = []
 
     def function(source: str, **arguments: object) -> str:
@@ -109,15 +109,15 @@ def test_a_tie_is_asked_about_where_someone_can_answer(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     with pytest.raises(AmbiguousArchitecture) as caught:
-        choosing(function, "m.pt", arch=None)
+        choosing("asking", function, "m.pt", arch=None)
     assert "--arch timm:a" in str(caught.value.hint)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.prompt", lambda *_, **__: 2)
-    assert choosing(function, "m.pt", arch=None) == "done"
+    assert choosing("asking", function, "m.pt", arch=None) == "done"
     assert asked[-1] == {"arch": "timm:b"}
     monkeypatch.setattr("typer.prompt", lambda *_, **__: 3)
     with pytest.raises(AmbiguousArchitecture):
-        choosing(function, "m.pt", arch=None)
+        choosing("asking", function, "m.pt", arch=None)
 
 
 def test_timms_and_torchvisions_resnet18_are_no_tie(sift: Sift) -> None:

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from sift_cli import registry, surgery
+from sift_cli.core.certificate import Certificate
 from sift_cli.core.masks import Mask, MaskSet
-from sift_cli.errors import VerificationFailed
+from sift_cli.core.plan import AttachMask
+from sift_cli.errors import PlanError, VerificationFailed
 from sift_cli.models import LoadedModel
 from sift_cli.surgery import TransformedModel, attach_masks
 from sift_cli.transforms import TransformOptions, decide
@@ -77,11 +79,17 @@ def one_weight_moved(broken: TransformedModel) -> TransformedModel:
     return broken
 
 
+def another_buffer(broken: TransformedModel) -> TransformedModel:
+    """A value outside the state_dict."""
+    broken.module.register_buffer("outside", torch.ones(1), persistent=False)
+    return broken
+
+
 SABOTAGE: dict[str, list[Callable[[TransformedModel], TransformedModel]]] = {
     "iso_flop": [one_weight_more],
     "mask_cardinality": [one_weight_more, stray_value],
     "io_shapes": [other_head],
-    "roundtrip": [one_bit, one_weight_more],
+    "roundtrip": [one_bit, one_weight_more, another_buffer],
     "same_function": [one_weight_moved],
 }
 
@@ -117,3 +125,32 @@ def test_a_failure_carries_the_certificate(tiny: Callable[..., LoadedModel]) -> 
         certify(Evidence(sound.original, sound.written, one_bit(sound.artifact)))
     assert caught.value.certificate is not None
     assert [claim.name for claim in caught.value.certificate.broken] == ["roundtrip"]
+
+
+def test_a_plan_cannot_make_up_what_the_original_cost(tiny: Callable[..., LoadedModel]) -> None:
+    """A plan under match=layer that claims a larger original is caught by what the original really costs."""
+    model = tiny()
+    plan = decide("wide", model, TransformOptions(Fraction(3, 4), match="layer"))
+    more = 9000
+    layers = tuple(
+        replace(layer, numel_before=more, nonzero_after=more) if layer.name == "layer1.conv1" else layer
+        for layer in plan.layers
+    )
+    edits = tuple(
+        replace(edit, nonzero=more) if isinstance(edit, AttachMask) and edit.tensor == "layer1.conv1.weight" else edit
+        for edit in plan.edits
+    )
+    forged = surgery.transform(model, replace(plan, layers=layers, edits=edits))
+    verdicts = [claim.held for claim in CHECK_MODULES["iso_flop"].measure(Evidence(model, forged, clone(forged)))]
+    assert verdicts == [False] * 4
+
+
+def test_a_plan_that_promises_nothing_is_measured_all_the_same(tiny: Callable[..., LoadedModel]) -> None:
+    sound = evidence(tiny())
+    silent = replace(sound.written, plan=replace(sound.written.plan, promises=()))
+    certificate = certify(Evidence(sound.original, silent, sound.artifact))
+    assert {claim.name for claim in certificate.claims} == {"iso_flop", "mask_cardinality", "io_shapes", "roundtrip"}
+    assert not Certificate().held
+    unknown = replace(sound.written, plan=replace(sound.written.plan, promises=("world_peace",)))
+    with pytest.raises(PlanError, match="world_peace"):
+        certify(Evidence(sound.original, unknown, sound.artifact))

@@ -202,6 +202,6 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, resnet: nn.
 
 def test_transformed_files_are_not_loaded_as_plain_ones(tmp_path: Path, resnet: nn.Module) -> None:
     path = tmp_path / "sparse.safetensors"
-    save_file(resnet.state_dict(), path, metadata={"sift.model": "{}"})
+    save_file(resnet.state_dict(), path, metadata={"sift.plan": "{}"})
     with pytest.raises(ModelError, match="sift transformed"):
         load(path)

@@ -53,7 +53,7 @@ def test_the_papers_resnets(architecture: str, sparsity: str, macs: int, width: 
 def test_macs_of_a_net_that_knows_them(tiny: Callable[..., LoadedModel]) -> None:
     plan = wide(tiny())
     assert {layer.name: layer.macs_before for layer in plan.layers} == nets.TinyResNet.MACS
-    # k = 2: the stem and the head double, the other layers share what is left of the budget, 49 MACs a weight at 4×4 …
+    # k = 2: the stem and the head double, the other layers share what is left of the budget, 16 MACs a weight at 4×4 …
     dense = 2 * nets.TinyResNet.MACS["conv1"] + 2 * nets.TinyResNet.MACS["fc"]
     sparse = sum(layer.macs_after for layer in plan.sparse_layers)
     assert 0 <= sum(nets.TinyResNet.MACS.values()) - dense - sparse < 16

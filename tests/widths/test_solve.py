@@ -14,7 +14,7 @@ from sift_cli.widths.solve import floor_times_sqrt, nearest_multiple
 
 def graph(sizes: list[int], *relations: dict[int, int]) -> WidthGraph:
     groups = tuple(WidthGroup(size, True, Face.HIDDEN, (Axis(f"w{i}", 0),), ()) for i, size in enumerate(sizes))
-    return WidthGraph(groups, relations, {}, {})
+    return WidthGraph(groups, relations, {})
 
 
 @pytest.mark.parametrize(("sparsity", "width"), [("1/2", 90), ("3/4", 128), ("9/10", 202)])

@@ -25,8 +25,10 @@ def measure(evidence: Evidence) -> Iterator[Claim]:
 
 
 def _bytes(model: TransformedModel) -> dict[str, np.ndarray]:
+    # Buffers outside the state_dict are not in the file; the module that comes back has them all the same.
+    everything = {**model.module.state_dict(), **dict(model.module.named_buffers())}
     tensors = {
         name: np.ascontiguousarray(tensor.detach().numpy()).reshape(-1).view(np.uint8)
-        for name, tensor in model.module.state_dict().items()
+        for name, tensor in everything.items()
     }
     return tensors | {f"mask of {name}": mask.bits for name, mask in model.masks.items()}
