@@ -89,6 +89,11 @@ def test_flops_at_another_input(wide: Path) -> None:
     assert large.sparse == 4 * convolutions + 640
 
 
+def test_export_at_another_input(wide: Path, tmp_path: Path) -> None:
+    written = api.export(wide, tmp_path / "large.onnx", arch="nets:tiny_resnet", input_shape=(1, 3, 16, 16))
+    assert {claim.name for claim in written.certificate.claims} == {"mask_cardinality", "io_shapes", "same_function"}
+
+
 def test_a_batch_is_refused() -> None:
     with pytest.raises(ModelError, match="is a batch of 4"):
         api.flops("builtin:cifar_resnet18", input_shape=(4, 3, 32, 32))
