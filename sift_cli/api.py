@@ -206,11 +206,10 @@ def transform(
         raise PlanError(f"a plan is complete, {', '.join(options)} cannot be added to it", hint="decide a new plan")
     else:
         _check_plan(decided, model)
-    callable_name = decided.architecture.name if decided.architecture.source == "factory" else None
     written = surgery.transform(model, decided)
     with atomic(output, force=force) as temporary:
         artifact.save(written, temporary)
-        read = artifact.load(temporary, arch=callable_name)
+        read = artifact.load(temporary, arch=decided.architecture.callable)
         certificate = certify(Evidence(model, written, read))
         artifact.add_certificate(temporary, certificate)
     return Written(output, certificate, decided)
@@ -244,6 +243,8 @@ def export(
 
     output = Path(output)
     format = format or _format_of(output)
+    if format != "onnx" and opset is not None:
+        raise ExportError("--opset is for --format onnx")
     check_writable(output, force=force)
     model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
     if format == "onnx":
@@ -252,8 +253,6 @@ def export(
         with atomic(output, force=force) as temporary:
             certificate = write_onnx(model, temporary, opset=opset or OPSET)
     else:
-        if opset is not None:
-            raise ExportError("--opset is for --format onnx")
         model = _artifact(model, source)
         with atomic(output, force=force) as temporary:
             certificate = _rewrite(model, temporary)
@@ -488,9 +487,8 @@ def _rewrite(model: TransformedModel, temporary: Path) -> Certificate:
     from sift_cli.verify.rewritten import certify_rewritten
 
     architecture = model.plan.architecture
-    callable_name = architecture.name if architecture.source == "factory" else None
     artifact.save(model, temporary)
-    read = artifact.load(temporary, arch=callable_name)
+    read = artifact.load(temporary, arch=architecture.callable)
     certificate = certify_rewritten(model, read.module, read.masks)
     if model.masks:
         # The original's MACs take its shapes and none of its weights.

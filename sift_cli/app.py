@@ -20,7 +20,7 @@ class SiftGroup(TyperGroup):
     pass."""
 
     def invoke(self, ctx: Any) -> Any:
-        # Before the options are parsed: an option that does not parse is reported in JSON too.
+        # Looked up here and not by the option itself: an option that does not parse is reported in JSON too.
         _output.use_json("--json" in [*ctx.args, *getattr(ctx, "_protected_args", ())])
         try:
             return super().invoke(ctx)

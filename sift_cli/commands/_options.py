@@ -8,14 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sift_cli.commands import _output
 from sift_cli.core.sparsity import parse_sparsity
 from sift_cli.errors import PlanError
-
-
-def _json(value: bool) -> bool:
-    _output.use_json(value)
-    return value
 
 
 def _sparsity(text: str | Fraction) -> Fraction:
@@ -39,7 +33,7 @@ def _shape(text: str) -> Shape:
     return shape
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", callback=_json, is_eager=True)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Source = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or an architecture: torchvision:resnet18.")]
 Artifact = Annotated[str, typer.Argument(metavar="MODEL", help="A file that sift transform wrote.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]

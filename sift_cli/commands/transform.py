@@ -138,8 +138,10 @@ def _summary(plan: TransformPlan) -> None:
     )
     for note in plan.notes:
         _output.note(f"note: {note}")
-    if plan.architecture.source == "factory":
-        _output.note(f"note: commands that build the model from the file need --arch {plan.architecture.name} again")
+    if plan.architecture.callable:
+        _output.note(
+            f"note: commands that build the model from the file need --arch {plan.architecture.callable} again"
+        )
 
 
 def _stem(model: str) -> str:

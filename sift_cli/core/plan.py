@@ -39,6 +39,11 @@ class Architecture:
     def __str__(self) -> str:
         return f"{self.source}:{self.name}"
 
+    @property
+    def callable(self) -> str | None:
+        """``package.module:name`` of the user's code that builds it, which no file may choose to run; else None."""
+        return self.name if self.source == "factory" else None
+
     def to_json(self) -> dict[str, Any]:
         return {"source": self.source, "name": self.name, "kwargs": dict(self.kwargs)}
 

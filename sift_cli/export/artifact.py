@@ -74,7 +74,7 @@ def load(path: Path, *, arch: str | None = None, input_shape: tuple[int, ...] | 
             raise ModelError(f"{path} was not written by sift transform", hint=f"sift transform {path} --kind wide")
         about = manifest.loads(checkpoint.metadata, path)
         architecture = about.plan.architecture
-        if architecture.source == "factory" and arch != architecture.name:
+        if architecture.callable and arch != architecture.callable:
             raise ModelError(
                 f"{path} is built by {architecture.name}, which is Python code on this machine",
                 hint=f"if that is what you want to run, pass --arch {architecture.name}",

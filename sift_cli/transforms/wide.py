@@ -56,7 +56,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         edits += _attributes(meta, wide, graph, sizes)
         wide, _ = apply_edits(meta, edits)
         after = count_module(wide, inputs, counter="dispatch", nonzero={})
-        layers = _layers(before, after, meta, wide, graph, options)
+        layers = _layers(after, meta, wide, graph, options)
         nonzero = _solve(layers, before, after, options)
         fills = scratch_fills if options.init == "scratch" else preserve_fills
         edits += fills(wide, edits, {layers[name].weight for name in nonzero}, options.seed)
@@ -68,7 +68,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         ]
     else:
         after = before
-        layers = _layers(before, after, meta, meta, None, options)
+        layers = _layers(after, meta, meta, None, options)
         nonzero = {}
     planned = tuple(
         PlannedLayer(
@@ -209,7 +209,6 @@ def _attributes(
 
 
 def _layers(
-    before: FlopReport,
     after: FlopReport,
     module: nn.Module,
     wide: nn.Module,
@@ -229,9 +228,8 @@ def _layers(
         selected = options.selects(name)
         role = graph.roles.get(weight, LayerRole.HIDDEN) if graph is not None else LayerRole.HIDDEN
         if selected is False or (selected is None and old[weight].shape == new[weight].shape):
-            named = (
-                "kept"  # by wish, or because a layer that does not grow (ECA's kernel over channels) has nothing to pay
-            )
+            # By wish, or because a layer that does not grow (ECA's kernel over channels) has nothing to pay.
+            named = "kept"
         elif selected is None and role in (LayerRole.FIRST, LayerRole.LAST):
             named = role.value
         else:

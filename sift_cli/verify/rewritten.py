@@ -16,7 +16,6 @@ from sift_cli.verify.evidence import require
 
 def certify_rewritten(model: TransformedModel, read: nn.Module, masks: Mapping[str, Mask]) -> Certificate:
     """Measure that the module and the masks, as read back, are those of ``model``, and compute the same bits.
-    bits.
 
     Raises:
         VerificationFailed: Something changed.
