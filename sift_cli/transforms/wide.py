@@ -10,26 +10,22 @@ higher than the nominal one: .91475 instead of .9 for ResNet-18.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
 from sift_cli.core.counts import FlopReport
-from sift_cli.core.plan import AttachMask, Edit, FillTensor, PlannedLayer, ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.core.plan import AttachMask, Edit, PlannedLayer, TransformPlan
 from sift_cli.errors import Infeasible, PlanError
 from sift_cli.flops import count_module
 from sift_cli.models import LoadedModel
-from sift_cli.surgery import apply_edits
 from sift_cli.transforms._budget import Cost, spend
 from sift_cli.transforms._init import preserve_fills, scratch_fills
 from sift_cli.transforms._options import TransformOptions
-from sift_cli.widths import Face, LayerRole, WidthGraph, solve_widths, trace_widths
-
-#: Weights of the widened dense tensors, which training and masking hold in memory: 64 GB of float32.
-MAX_WEIGHTS = 16 * 10**9
+from sift_cli.transforms._widen import widen
+from sift_cli.widths import LayerRole, WidthGraph
 
 
 def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
@@ -44,17 +40,11 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
     inputs = tuple(tensor.to("meta") for tensor in model.inputs)
     before = count_module(meta, inputs, counter="dispatch", nonzero={})
     edits: list[Edit] = []
-    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    graph: WidthGraph | None = None
     if options.sparsity:
-        graph = trace_widths(meta, inputs)
-        skipped = tuple(f"a relation between sizes was not understood: {text}" for text in graph.not_understood)
-        _check(meta, graph, options)
-        sizes = solve_widths(graph, 1 / (1 - options.sparsity), multiple=options.multiple)
-        edits += _resizes(meta, graph, sizes)
-        _check_size(meta, edits)
-        wide, _ = apply_edits(meta, edits)
-        edits += _attributes(meta, wide, graph, sizes)
-        wide, _ = apply_edits(meta, edits)
+        widened = widen(meta, inputs, 1 / (1 - options.sparsity), options)
+        edits, graph, wide, notes = list(widened.edits), widened.graph, widened.module, widened.notes
         after = count_module(wide, inputs, counter="dispatch", nonzero={})
         layers = _layers(after, meta, wide, graph, options)
         nonzero = _solve(layers, before, after, options)
@@ -96,7 +86,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         edits=tuple(edits),
         layers=planned,
         promises=tuple(promises),
-        notes=(*_notes(planned, others, options), *skipped),
+        notes=(*_notes(planned, others, options), *notes),
         other_macs=others,
     )
     if options.match == "model" and plan.macs_after > plan.macs_before:
@@ -118,94 +108,6 @@ class _Layer:
     positions: int
     before: int
     after: int
-
-
-def _check_size(module: nn.Module, edits: Sequence[Edit]) -> None:
-    if not edits:
-        raise Infeasible("wide", "the model", "a width that grows", "widths that round to what they are",
-                         hint="raise --sparsity")  # fmt: skip
-    shapes = {name: list(parameter.shape) for name, parameter in module.named_parameters()}
-    for edit in edits:
-        if isinstance(edit, ResizeAxis) and edit.tensor in shapes:
-            shapes[edit.tensor][edit.axis] = edit.new
-    weights = sum(math.prod(shape) for shape in shapes.values())
-    if weights > MAX_WEIGHTS:
-        raise Infeasible("wide", "the model", f"{4 * weights / 1e9:,.0f} GB for its dense tensors",
-                         f"a limit of {4 * MAX_WEIGHTS / 1e9:.0f} GB", hint="lower --sparsity")  # fmt: skip
-
-
-def _check(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> None:
-    for group in graph.literals:
-        where = ", ".join(f"{axis.tensor} axis {axis.axis}" for axis in group.axes[:2])
-        raise PlanError(
-            f"cannot widen {where} ({group.size}): it is fixed by a literal at {group.frame}",
-            hint="compute the size from the tensor there (x.flatten(1) instead of x.view(-1, 400))",
-        )
-    if options.init == "preserve":
-        grouped = [name for name, role in graph.roles.items() if role is LayerRole.GROUPED]
-        if grouped:
-            raise PlanError(
-                f"--init preserve does not cover grouped convolutions, and {grouped[0]} is one",
-                hint="use --init scratch",
-            )
-        norms = [p for p, child in module.named_modules() if isinstance(child, nn.GroupNorm | nn.LayerNorm)]
-        if norms:
-            raise PlanError(
-                f"--init preserve is not exact with {norms[0]}, which takes its statistics over new channels too",
-                hint="use --init scratch",
-            )
-        if any(len(relation) > 2 for relation in graph.relations):
-            raise PlanError(
-                "--init preserve does not cover models that concatenate or split channels", hint="use --init scratch"
-            )
-
-
-def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> Iterator[Edit]:
-    filled_by_type = {
-        f"{path}.{key}" if path else key
-        for path, child in module.named_modules()
-        if isinstance(child, nn.modules.batchnorm._NormBase)
-        for key in child._buffers
-    }
-    buffers = {name for name, _ in module.named_buffers()} - filled_by_type
-    for index, new in sizes.items():
-        group = graph.groups[index]
-        for axis in group.axes:
-            if new != group.size:
-                yield ResizeAxis(axis.tensor, axis.axis, group.size, new)
-                if axis.tensor in buffers:
-                    yield FillTensor(axis.tensor, "repeat", grown_axis=axis.axis)
-
-
-def _attributes(
-    module: nn.Module, wide: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]
-) -> Iterator[SetAttribute]:
-    """Attributes that the forward pass uses, and those that only repeat a size for people and tools."""
-    changed: dict[tuple[str, str], int] = {
-        (attribute.module, attribute.name): new
-        for index, new in sizes.items()
-        for attribute in graph.groups[index].attributes
-        if graph.groups[index].face is not Face.FREE
-    }
-    for path, child in wide.named_modules():
-        weight = child._parameters.get("weight")
-        if weight is None:
-            continue
-        match child:
-            case nn.modules.conv._ConvNd(transposed=False):
-                groups = changed.get((path, "groups"), child.groups)
-                changed[path, "out_channels"] = weight.shape[0]
-                changed[path, "in_channels"] = weight.shape[1] * groups
-            case nn.Linear():
-                changed[path, "out_features"], changed[path, "in_features"] = weight.shape
-            case nn.modules.batchnorm._NormBase():
-                changed[path, "num_features"] = weight.shape[0]
-            case nn.GroupNorm():
-                changed[path, "num_channels"] = weight.shape[0]
-    for (path, name), new in changed.items():
-        old = getattr(module.get_submodule(path), name)
-        if old != new:
-            yield SetAttribute(path, name, old, new)
 
 
 def _layers(

@@ -1,0 +1,151 @@
+"""Widening alone: the edits that multiply the widths of a model by k and leave it dense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from torch import nn
+
+from sift_cli.core.plan import Edit, FillTensor, ResizeAxis, SetAttribute
+from sift_cli.errors import Infeasible, PlanError
+from sift_cli.surgery import apply_edits
+from sift_cli.transforms._options import TransformOptions
+from sift_cli.widths import Face, LayerRole, WidthGraph, solve_widths, trace_widths
+
+#: Weights of the widened dense tensors, which training and masking hold in memory: 64 GB of float32.
+MAX_WEIGHTS = 16 * 10**9
+
+
+@dataclass(frozen=True)
+class Widened:
+    """A model at its new widths.
+
+    Attributes:
+        edits: What makes it so; sizes and attributes, no values.
+        graph: The widths of the original.
+        module: The widened model on the meta device.
+        notes: Sentences for the user.
+    """
+
+    edits: tuple[Edit, ...]
+    graph: WidthGraph
+    module: nn.Module
+    notes: tuple[str, ...]
+
+
+def widen(meta: nn.Module, inputs: Any, factor_squared: Fraction, options: TransformOptions) -> Widened:
+    """Multiply the hidden widths of ``meta`` by k.
+
+    Args:
+        meta: The model on the meta device.
+        inputs: Its example inputs there.
+        factor_squared: k², exact.
+        options: ``multiple`` and ``init`` are looked at.
+
+    Raises:
+        PlanError: A width is fixed by a literal in the model's code, or ``init`` does not fit the model.
+        Infeasible: The relations between widths have no integer solution near k, or no width would change.
+        UnsupportedOp: The forward pass cannot be traced.
+    """
+    graph = trace_widths(meta, inputs)
+    _check(meta, graph, options)
+    sizes = solve_widths(graph, factor_squared, multiple=options.multiple)
+    edits: list[Edit] = list(_resizes(meta, graph, sizes))
+    _check_size(meta, edits)
+    resized, _ = apply_edits(meta, edits)
+    edits += _attributes(meta, resized, graph, sizes)
+    module, _ = apply_edits(meta, edits)
+    notes = tuple(f"a relation between sizes was not understood: {text}" for text in graph.not_understood)
+    return Widened(tuple(edits), graph, module, notes)
+
+
+def _check_size(module: nn.Module, edits: Sequence[Edit]) -> None:
+    if not edits:
+        raise Infeasible("wide", "the model", "a width that grows", "widths that round to what they are",
+                         hint="raise --sparsity")  # fmt: skip
+    shapes = {name: list(parameter.shape) for name, parameter in module.named_parameters()}
+    for edit in edits:
+        if isinstance(edit, ResizeAxis) and edit.tensor in shapes:
+            shapes[edit.tensor][edit.axis] = edit.new
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    if weights > MAX_WEIGHTS:
+        raise Infeasible("wide", "the model", f"{4 * weights / 1e9:,.0f} GB for its dense tensors",
+                         f"a limit of {4 * MAX_WEIGHTS / 1e9:.0f} GB", hint="lower --sparsity")  # fmt: skip
+
+
+def _check(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> None:
+    for group in graph.literals:
+        where = ", ".join(f"{axis.tensor} axis {axis.axis}" for axis in group.axes[:2])
+        raise PlanError(
+            f"cannot widen {where} ({group.size}): it is fixed by a literal at {group.frame}",
+            hint="compute the size from the tensor there (x.flatten(1) instead of x.view(-1, 400))",
+        )
+    if options.init == "preserve":
+        grouped = [name for name, role in graph.roles.items() if role is LayerRole.GROUPED]
+        if grouped:
+            raise PlanError(
+                f"--init preserve does not cover grouped convolutions, and {grouped[0]} is one",
+                hint="use --init scratch",
+            )
+        norms = [p for p, child in module.named_modules() if isinstance(child, nn.GroupNorm | nn.LayerNorm)]
+        if norms:
+            raise PlanError(
+                f"--init preserve is not exact with {norms[0]}, which takes its statistics over new channels too",
+                hint="use --init scratch",
+            )
+        if any(len(relation) > 2 for relation in graph.relations):
+            raise PlanError(
+                "--init preserve does not cover models that concatenate or split channels", hint="use --init scratch"
+            )
+
+
+def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> Iterator[Edit]:
+    filled_by_type = {
+        f"{path}.{key}" if path else key
+        for path, child in module.named_modules()
+        if isinstance(child, nn.modules.batchnorm._NormBase)
+        for key in child._buffers
+    }
+    buffers = {name for name, _ in module.named_buffers()} - filled_by_type
+    for index, new in sizes.items():
+        group = graph.groups[index]
+        for axis in group.axes:
+            if new != group.size:
+                yield ResizeAxis(axis.tensor, axis.axis, group.size, new)
+                if axis.tensor in buffers:
+                    yield FillTensor(axis.tensor, "repeat", grown_axis=axis.axis)
+
+
+def _attributes(
+    module: nn.Module, wide: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]
+) -> Iterator[SetAttribute]:
+    """Attributes that the forward pass uses, and those that only repeat a size for people and tools."""
+    changed: dict[tuple[str, str], int] = {
+        (attribute.module, attribute.name): new
+        for index, new in sizes.items()
+        for attribute in graph.groups[index].attributes
+        if graph.groups[index].face is not Face.FREE
+    }
+    for path, child in wide.named_modules():
+        weight = child._parameters.get("weight")
+        if weight is None:
+            continue
+        match child:
+            case nn.modules.conv._ConvNd(transposed=False):
+                groups = changed.get((path, "groups"), child.groups)
+                changed[path, "out_channels"] = weight.shape[0]
+                changed[path, "in_channels"] = weight.shape[1] * groups
+            case nn.Linear():
+                changed[path, "out_features"], changed[path, "in_features"] = weight.shape
+            case nn.modules.batchnorm._NormBase():
+                changed[path, "num_features"] = weight.shape[0]
+            case nn.GroupNorm():
+                changed[path, "num_channels"] = weight.shape[0]
+    for (path, name), new in changed.items():
+        old = getattr(module.get_submodule(path), name)
+        if old != new:
+            yield SetAttribute(path, name, old, new)
