@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sift_cli.core.certificate import Certificate
 from sift_cli.core.counts import FlopReport
 from sift_cli.core.files import atomic, check_writable
-from sift_cli.core.plan import Architecture, TransformPlan
+from sift_cli.core.plan import Architecture, InputSpec, TransformPlan
 from sift_cli.core.sparsity import parse_sparsity
 from sift_cli.errors import ExportError, Malformed, ModelError, PlanError
 
@@ -91,6 +91,7 @@ def flops(
     arch: str | None = None,
     allow_pickle: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    input_arrays: Mapping[str, np.ndarray] | None = None,
     dims: Mapping[str, int] | None = None,
 ) -> FlopReport:
     """MACs of a model for one forward pass of one sample, dense and by nonzeros.
@@ -101,7 +102,7 @@ def flops(
             Sparse-IFT authors.
         counter: What counts a torch model. "fvcore" is checked against "dispatch".
         arch, allow_pickle: As in :func:`load`.
-        input_shape: Shape of the input, batch included.
+        input_shape, input_arrays: Example inputs, see :func:`sift_cli.models.load`.
         dims: Sizes of an ONNX model's symbolic dimensions other than the batch.
 
     Raises:
@@ -116,7 +117,7 @@ def flops(
                 "--count official is defined for torch models", hint="give the checkpoint, not the ONNX file"
             )
         return count_onnx(Path(source), dims=dims)
-    model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
+    model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_arrays)
     nonzero = _kept(model, Path(source))
     if count == "official":
         return count_official(model.module, model.inputs, nonzero=nonzero or {})
@@ -129,15 +130,12 @@ def plan(
     *,
     kind: str = "wide",
     sparsity: str | float | Fraction,
-    match: Literal["model", "layer"] = "model",
-    init: Literal["scratch", "preserve"] = "scratch",
     seed: int = 0,
-    multiple: int | None = None,
-    only: tuple[str, ...] = (),
-    keep: tuple[str, ...] = (),
     arch: str | None = None,
     allow_pickle: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    input_arrays: Mapping[str, np.ndarray] | None = None,
+    **options: Any,
 ) -> TransformPlan:
     """Decide a transform without reading a weight: the dry run.
 
@@ -145,22 +143,24 @@ def plan(
         source: Checkpoint file, architecture such as ``torchvision:resnet18``, or a loaded model.
         kind: The transform.
         sparsity: Nominal sparsity in [0, 1); a string is read exactly.
-        match, init, seed, multiple, only, keep: See :class:`sift_cli.transforms.TransformOptions`.
-        arch, allow_pickle, input_shape: See :func:`sift_cli.models.load`.
+        seed: Seed of masks and weights.
+        arch, allow_pickle, input_shape, input_arrays: See :func:`sift_cli.models.load`.
+        options: The other attributes of :class:`sift_cli.transforms.TransformOptions`.
 
     Raises:
         PlanError: The transform does not exist on this model.
     """
     from sift_cli.transforms import TransformOptions, decide
 
-    options = TransformOptions(parse_sparsity(sparsity), match, init, seed, multiple, tuple(only), tuple(keep))
+    asked = TransformOptions(parse_sparsity(sparsity), seed=seed, **options)
     if isinstance(source, str | Path):
         from sift_cli.models import load as load_model
 
         source = load_model(
-            source, arch=arch, allow_pickle=allow_pickle, seed=seed, input_shape=input_shape, weights=False
-        )
-    return decide(kind, source, options)
+            source, arch=arch, allow_pickle=allow_pickle, seed=seed, weights=False,
+            input_shape=input_shape, input_arrays=input_arrays,
+        )  # fmt: skip
+    return decide(kind, source, asked)
 
 
 def transform(
@@ -172,6 +172,7 @@ def transform(
     arch: str | None = None,
     allow_pickle: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    input_arrays: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Written:
@@ -182,7 +183,7 @@ def transform(
         output: The artifact to write, one safetensors file.
         decided: Carry out this plan instead of deciding one.
         force: Replace a file that exists.
-        arch, allow_pickle, input_shape: See :func:`sift_cli.models.load`.
+        arch, allow_pickle, input_shape, input_arrays: See :func:`sift_cli.models.load`.
         seed: Seed of weights and masks.
         options: The other arguments of :func:`plan`.
 
@@ -199,7 +200,9 @@ def transform(
     check_writable(output, force=force)
     if decided is not None:
         seed = int(decided.options["seed"])
-    model = models.load(source, arch=arch, allow_pickle=allow_pickle, seed=seed, input_shape=input_shape)
+    model = models.load(
+        source, arch=arch, allow_pickle=allow_pickle, seed=seed, input_shape=input_shape, input_arrays=input_arrays
+    )
     if decided is None:
         decided = plan(model, seed=seed, **options)
     elif options:
@@ -225,6 +228,7 @@ def export(
     arch: str | None = None,
     allow_pickle: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    input_arrays: Mapping[str, np.ndarray] | None = None,
 ) -> Written:
     """Write a model as ONNX, with sift's operators for masked layers, or as a safetensors artifact.
 
@@ -233,7 +237,7 @@ def export(
         output: The file to write.
         format: "onnx" or "safetensors"; None takes it from the suffix of ``output``.
         opset: Version of the standard ONNX operators; None for the newest that all supported onnxruntimes load.
-        force, arch, allow_pickle, input_shape: As in :func:`transform`.
+        force, arch, allow_pickle, input_shape, input_arrays: As in :func:`transform`.
 
     Raises:
         ExportError: The model cannot be written in this format.
@@ -246,7 +250,7 @@ def export(
     if format != "onnx" and opset is not None:
         raise ExportError("--opset is for --format onnx")
     check_writable(output, force=force)
-    model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
+    model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_arrays)
     if format == "onnx":
         from sift_cli.verify.onnx_export import write_onnx
 
@@ -410,6 +414,7 @@ def _open(
     arch: str | None = None,
     allow_pickle: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    input_arrays: Mapping[str, np.ndarray] | None = None,
 ) -> LoadedModel | TransformedModel:
     """An artifact, or any other source of a model."""
     from sift_cli.checkpoint import open_checkpoint
@@ -420,8 +425,8 @@ def _open(
     if path.is_file():
         with open_checkpoint(path, allow_pickle=allow_pickle) as checkpoint:
             if manifest.is_artifact(checkpoint.metadata):
-                return artifact.load(path, arch=arch, input_shape=input_shape)
-    return load_model(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape)
+                return artifact.load(path, arch=arch, input_shape=input_shape, input_arrays=input_arrays)
+    return load_model(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_arrays)
 
 
 def _artifact(model: LoadedModel | TransformedModel, source: str | Path) -> TransformedModel:
@@ -448,16 +453,16 @@ def _check_plan(decided: TransformPlan, model: LoadedModel) -> None:
 
     if decided.kind not in kinds():
         raise PlanError(f"the plan is of a transform {decided.kind!r}", hint=f"choose one of: {', '.join(kinds())}")
-    shapes = tuple(tuple(tensor.shape) for tensor in model.inputs)
-    planned = _described(decided.architecture, decided.input_shapes)
-    given = _described(model.architecture, shapes)
+    planned = _described(decided.architecture, decided.inputs)
+    given = _described(model.architecture, model.specs)
     if planned != given:
         raise PlanError(f"the plan is for {planned}, and the model is {given}", hint="decide a plan for this model")
 
 
-def _described(architecture: Architecture, shapes: tuple[tuple[int, ...], ...]) -> str:
+def _described(architecture: Architecture, inputs: tuple[InputSpec, ...]) -> str:
     arguments = ", ".join(f"{key}={value}" for key, value in sorted(architecture.kwargs.items()))
-    return f"{architecture}({arguments}) at {' and '.join('x'.join(map(str, shape)) for shape in shapes)}"
+    shapes = (f"{spec.name or ''} {'x'.join(map(str, spec.shape))}".strip() for spec in inputs)
+    return f"{architecture}({arguments}) at {' and '.join(shapes)}"
 
 
 def _is_onnx(source: str | Path) -> bool:
@@ -481,7 +486,8 @@ def _rewrite(model: TransformedModel, temporary: Path) -> Certificate:
     Nothing is taken over from an older certificate: that is what a file says of itself.
     """
     from sift_cli.export import artifact
-    from sift_cli.models import LoadedModel, build, example_inputs
+    from sift_cli.models import LoadedModel, build
+    from sift_cli.models.calling import draw
     from sift_cli.verify import Evidence, require
     from sift_cli.verify.checks import iso_flop, mask_cardinality
     from sift_cli.verify.rewritten import certify_rewritten
@@ -492,8 +498,9 @@ def _rewrite(model: TransformedModel, temporary: Path) -> Certificate:
     certificate = certify_rewritten(model, read.module, read.masks)
     if model.masks:
         # The original's MACs take its shapes and none of its weights.
-        inputs = tuple(example_inputs(architecture, shape, device="meta")[0] for shape in model.plan.input_shapes)
-        evidence = Evidence(LoadedModel(build(architecture, device="meta"), inputs, architecture, {}), model, read)
+        specs = model.plan.inputs
+        dense = LoadedModel(build(architecture, device="meta"), draw(specs, device="meta"), architecture, {}, specs)
+        evidence = Evidence(dense, model, read)
         certificate += (*iso_flop.measure(evidence), *mask_cardinality.measure(evidence))
         require(certificate)
     artifact.add_certificate(temporary, certificate)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sift_cli.core.sparsity import parse_sparsity
 from sift_cli.errors import PlanError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def _sparsity(text: str | Fraction) -> Fraction:
@@ -33,6 +36,26 @@ def _shape(text: str) -> Shape:
     return shape
 
 
+class Arrays(dict[str, "np.ndarray"]):
+    """Arrays by name as an option's value."""
+
+
+def _arrays(text: str) -> Arrays:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(text, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise typer.BadParameter(f"{text} is one array without a name; write it with numpy.savez")
+            return Arrays({name: file[name] for name in file.files})
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {text}: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise typer.BadParameter(f"{text} is no .npz file: {str(error).splitlines()[0]}") from None
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Source = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or an architecture: torchvision:resnet18.")]
 Artifact = Annotated[str, typer.Argument(metavar="MODEL", help="A file that sift transform wrote.")]
@@ -47,7 +70,11 @@ AllowPickle = Annotated[
 ]
 InputShape = Annotated[
     Shape | None,
-    typer.Option("--input", parser=_shape, metavar="SHAPE", help="Shape of the input: 1x3x224x224."),
+    typer.Option("--input", parser=_shape, metavar="SHAPE", help="Shape of the input: 1x3x224x224, or 1x128 tokens."),
+]
+InputArrays = Annotated[
+    Arrays | None,
+    typer.Option("--input-npz", parser=_arrays, metavar="FILE", help="Example inputs, an array for each by its name."),
 ]
 Sparsity = Annotated[
     Fraction | None,

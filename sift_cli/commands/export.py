@@ -17,7 +17,7 @@ import typer
 from sift_cli import api
 from sift_cli.commands import _output
 from sift_cli.commands._ask import choosing
-from sift_cli.commands._options import AllowPickle, Arch, Force, InputShape, Json, Output, Source
+from sift_cli.commands._options import AllowPickle, Arch, Force, InputArrays, InputShape, Json, Output, Source
 
 
 class Format(StrEnum):
@@ -32,6 +32,7 @@ def command(
     opset: Annotated[int | None, typer.Option(min=1, help="Version of the standard ONNX operators.")] = None,
     arch: Arch = None,
     input_shape: InputShape = None,
+    input_npz: InputArrays = None,
     allow_pickle: AllowPickle = False,
     force: Force = False,
     json: Json = False,
@@ -39,6 +40,6 @@ def command(
     written = choosing(
         f"exporting {model}",
         api.export, model, output=output, format=format.value if format else None, opset=opset, force=force,
-        arch=arch, allow_pickle=allow_pickle, input_shape=input_shape,
+        arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_npz,
     )  # fmt: skip
     _output.written(written, output)

@@ -19,7 +19,7 @@ import typer
 from sift_cli import api
 from sift_cli.commands import _output
 from sift_cli.commands._ask import choosing
-from sift_cli.commands._options import AllowPickle, Arch, InputShape, Json, Source
+from sift_cli.commands._options import AllowPickle, Arch, InputArrays, InputShape, Json, Source
 
 
 class Count(StrEnum):
@@ -51,13 +51,14 @@ def command(
     ] = None,
     arch: Arch = None,
     input_shape: InputShape = None,
+    input_npz: InputArrays = None,
     allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     report = choosing(
         f"counting {model}",
         api.flops, model, count=count.value, counter=counter.value, arch=arch, allow_pickle=allow_pickle,
-        input_shape=input_shape, dims=_dims(dim or []),
+        input_shape=input_shape, input_arrays=input_npz, dims=_dims(dim or []),
     )  # fmt: skip
     if json:
         _output.data(report.to_json())

@@ -21,7 +21,7 @@ import typer
 from sift_cli import api, registry
 from sift_cli.commands import _output
 from sift_cli.commands._ask import choosing
-from sift_cli.commands._options import AllowPickle, Arch, Force, InputShape, Json, Seed, Source, Sparsity
+from sift_cli.commands._options import AllowPickle, Arch, Force, InputArrays, InputShape, Json, Seed, Source, Sparsity
 from sift_cli.core.plan import PlannedLayer, TransformPlan
 
 #: The choices are the files of the folder.
@@ -67,6 +67,7 @@ def command(
     ] = False,
     arch: Arch = None,
     input_shape: InputShape = None,
+    input_npz: InputArrays = None,
     allow_pickle: AllowPickle = False,
     force: Force = False,
     json: Json = False,
@@ -81,7 +82,9 @@ def command(
         "kind": kind.value, "sparsity": sparsity, "match": match.value, "init": init.value, "multiple": multiple,
         "only": tuple(only or ()), "keep": tuple(keep or ()),
     }  # fmt: skip
-    loading = {"arch": arch, "allow_pickle": allow_pickle, "input_shape": input_shape, "seed": seed}
+    loading = {
+        "arch": arch, "allow_pickle": allow_pickle, "input_shape": input_shape, "input_arrays": input_npz, "seed": seed,
+    }  # fmt: skip
     if dry_run:
         if decided is not None:
             api.try_plan(decided, model, **loading)

@@ -6,6 +6,7 @@ and a training step may make it nonzero again.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,11 @@ class Mask:
     @property
     def density(self) -> float:
         return self.nonzero / self.numel if self.numel else 0.0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bits, in hexadecimal."""
+        return hashlib.sha256(self.bits.tobytes()).hexdigest()
 
     def to_bool(self) -> np.ndarray:
         """The mask as a bool array of the tensor's shape."""

@@ -59,6 +59,32 @@ class Architecture:
 
 
 @dataclass(frozen=True)
+class InputSpec:
+    """One example input of a model.
+
+    Attributes:
+        shape: Its shape, a batch of one.
+        dtype: "float32", "int64" or "bool".
+        name: The keyword it is passed by; None where it is passed by position.
+        high: Integers are drawn from [0, high); None for other types, and where only 0 is known to be valid.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    name: str | None = None
+    high: int | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> InputSpec:
+        spec: InputSpec = _record(cls, {**data, "shape": tuple(_typed(size, int) for size in data["shape"])})
+        _require(0 < len(spec.shape) <= 8 and all(1 <= size <= _MAX_SIZE for size in spec.shape), spec)
+        _require(spec.dtype in ("float32", "int64", "bool"), spec)
+        _require(spec.name is None or (spec.name.isidentifier() and len(spec.name) < 100), spec)
+        _require(spec.high is None or (spec.dtype == "int64" and 1 <= spec.high <= _MAX_SIZE), spec)
+        return spec
+
+
+@dataclass(frozen=True)
 class ResizeAxis:
     """Grow one axis of a tensor. Old values stay in the leading block, what is new is 0 until something fills it."""
 
@@ -70,12 +96,37 @@ class ResizeAxis:
 
 @dataclass(frozen=True)
 class SetAttribute:
-    """Set an integer attribute of a module that repeats a tensor's size (``in_channels``, ``groups``, …)."""
+    """Set a number that a module keeps beside its tensors: a size (``in_channels``, ``groups``, …), or what was computed
+    from one (``scale`` = 1/√head_dim).
+
+    Attributes:
+        module: Path of the module, "" for the model.
+        attribute: Its name; "config.hidden_size" for an attribute of the module's configuration.
+        old, new: The number before and after.
+        element: Which number of a tuple or list; None for an attribute that is a number itself.
+    """
 
     module: str
     attribute: str
-    old: int
-    new: int
+    old: int | float
+    new: int | float
+    element: int | None = None
+
+
+@dataclass(frozen=True)
+class ReplaceLayer:
+    """Put a layer of :mod:`sift_cli.layers` in the place of another one, with the same shapes of input and output. Its
+    tensors are 0 until something fills them.
+
+    Attributes:
+        module: Path of the layer that goes.
+        layer: Plug-in that makes the new one ("parallel").
+        arguments: What that takes beside the old layer: integers and short words.
+    """
+
+    module: str
+    layer: str
+    arguments: Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -85,14 +136,17 @@ class FillTensor:
     Attributes:
         tensor: Name of the tensor.
         distribution: "normal" (a = mean, b = standard deviation), "uniform" (from a to b), "constant" (a), or "repeat"
-            (what grew along ``grown_axis`` repeats the old slices, which all have to be equal: a blur filter's).
+            (what grew along ``grown_axis`` repeats the old slices, which all have to be equal: a blur filter's). In a
+            layer that was put in the place of another also "original" (that one's tensor of the same name), "svd_u" and
+            "svd_v" (the two factors of the best approximation to that one's weight that the rest of the new layer
+            leaves to them).
         a, b: Parameters of the distribution.
         grown_axis: None fills the whole tensor; an axis fills only the entries that the plan adds along it.
         seed: Seed of the draw; 0 for "constant".
     """
 
     tensor: str
-    distribution: Literal["normal", "uniform", "constant", "repeat"]
+    distribution: Literal["normal", "uniform", "constant", "repeat", "original", "svd_u", "svd_v"]
     a: float = 0.0
     b: float = 0.0
     grown_axis: int | None = None
@@ -107,24 +161,36 @@ class AttachMask:
         tensor: Name of the tensor.
         nonzero: Number of kept weights, exact.
         rule: "random" draws them uniformly without replacement; "block" keeps the leading block, the weights that the
-            tensor had before it grew.
-        seed: Seed of the draw; 0 for "block".
+            tensor had before it grew; "topk" the largest magnitudes; "partition" the places from ``offset`` on in an
+            order that the seed alone gives, so that masks of one seed whose places do not overlap are disjoint; "file"
+            is a mask from elsewhere, which whoever carries out the plan has to bring along. A plan names no file.
+        seed: Seed of the draw; 0 where there is none.
+        offset: First place of "partition".
+        pattern: Where kept weights may lie: :mod:`sift_cli.sparsity.patterns`.
+        output_axis: Axis of the tensor that counts outputs, for the pattern.
+        digest: :attr:`~sift_cli.core.masks.Mask.digest` of the mask that "file" stands for; "" for other rules.
     """
 
     tensor: str
     nonzero: int
-    rule: Literal["random", "block"]
+    rule: Literal["random", "block", "topk", "partition", "file"]
     seed: int = 0
+    offset: int = 0
+    pattern: str = "unstructured"
+    output_axis: int = 0
+    digest: str = ""
 
 
-Edit = ResizeAxis | SetAttribute | FillTensor | AttachMask
+Edit = ResizeAxis | SetAttribute | ReplaceLayer | FillTensor | AttachMask
 _EDITS: dict[str, type] = {
     "resize_axis": ResizeAxis,
     "set_attribute": SetAttribute,
+    "replace_layer": ReplaceLayer,
     "fill_tensor": FillTensor,
     "attach_mask": AttachMask,
 }
 _NAMES = {cls: name for name, cls in _EDITS.items()}
+_DISTRIBUTIONS = ("normal", "uniform", "constant", "repeat", "original", "svd_u", "svd_v")
 #: No axis is longer.
 _MAX_SIZE = 2**31 - 1
 
@@ -137,10 +203,12 @@ class PlannedLayer:
         name: Module path.
         op: "conv" or "linear".
         weight: Name of the weight tensor.
-        role: "sparse", "depthwise" (sparse by its own rule), "first", "last" (both dense by default) or "kept".
+        role: "sparse", "depthwise" (sparse by its own rule), "first", "last", "shortcut" (dense by default), "kept";
+            "replaced" for a layer that another was put in the place of, whose parts follow it, and "factor" for a
+            dense part.
         positions: Times each weight is used in a forward pass: output positions of a convolution, rows of a linear
             layer.
-        numel_before, numel_after: Weights of the dense tensor, before and after.
+        numel_before, numel_after: Weights of the dense tensor, before and after; 0 where there is none.
         nonzero_after: Weights kept.
     """
 
@@ -163,7 +231,7 @@ class PlannedLayer:
 
     @property
     def density(self) -> float:
-        return self.nonzero_after / self.numel_after
+        return self.nonzero_after / self.numel_after if self.numel_after else 0.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +243,7 @@ class TransformPlan:
         sparsity: Nominal sparsity as the user wrote it, an exact fraction ("9/10").
         options: What else was asked for (match, init, seed, multiple, only, keep), JSON values.
         architecture: The model it is for.
-        input_shapes: Shapes of the example inputs, batch of one; MACs are counted at these.
+        inputs: The example inputs, batch of one, all by position or all by keyword; MACs are counted at these.
         edits: What surgery does, in order.
         layers: Every layer that has MACs, with its predicted numbers.
         promises: Names of the claims that verification has to measure.
@@ -187,7 +255,7 @@ class TransformPlan:
     sparsity: str
     options: Mapping[str, Any]
     architecture: Architecture
-    input_shapes: tuple[tuple[int, ...], ...]
+    inputs: tuple[InputSpec, ...]
     edits: tuple[Edit, ...]
     layers: tuple[PlannedLayer, ...]
     promises: tuple[str, ...]
@@ -208,6 +276,11 @@ class TransformPlan:
         return {edit.tensor: edit.nonzero for edit in self.edits if isinstance(edit, AttachMask)}
 
     @property
+    def replaced(self) -> tuple[str, ...]:
+        """Paths of the layers that others were put in the place of."""
+        return tuple(edit.module for edit in self.edits if isinstance(edit, ReplaceLayer))
+
+    @property
     def sparse_layers(self) -> tuple[PlannedLayer, ...]:
         masked = self.masked
         return tuple(layer for layer in self.layers if layer.weight in masked)
@@ -225,27 +298,39 @@ class TransformPlan:
         _require(options["match"] in ("model", "layer") and options["init"] in ("scratch", "preserve"), options)
         _require(type(options["seed"]) is int and 0 <= options["seed"] < 2**63, options)
         parse_sparsity(self.sparsity)
-        _require(len(self.input_shapes) > 0, self.input_shapes)
-        for shape in self.input_shapes:
-            _require(0 < len(shape) <= 8 and all(1 <= size <= _MAX_SIZE for size in shape), shape)
+        names = {spec.name for spec in self.inputs}
+        _require(0 < len(self.inputs) <= 16 and (names == {None} or None not in names), self.inputs)
+        _require(names == {None} or len(names) == len(self.inputs), self.inputs)
         for edit in self.edits:
             match edit:
                 case ResizeAxis():
                     _require(0 <= edit.axis < 8 and 1 <= edit.old <= edit.new <= _MAX_SIZE, edit)
                 case SetAttribute():
-                    _require(not edit.attribute.startswith("_") and 0 <= edit.new <= _MAX_SIZE, edit)
+                    names = edit.attribute.split(".")
+                    _require(len(names) <= 2 and not any(name.startswith("_") for name in names), edit)
+                    _require(math.isfinite(edit.new) and 0 <= edit.new <= _MAX_SIZE, edit)
+                    _require(edit.element is None or 0 <= edit.element < 8, edit)
+                case ReplaceLayer():
+                    _require(bool(edit.module) and edit.layer.isidentifier() and len(edit.arguments) <= 8, edit)
+                    for key, value in edit.arguments.items():
+                        _require(key.isidentifier() and type(value) in (int, str), edit)
+                        _require(len(value) <= 32 if isinstance(value, str) else 0 <= value <= _MAX_SIZE, edit)
                 case FillTensor():
-                    _require(edit.distribution in ("normal", "uniform", "constant", "repeat"), edit)
+                    _require(edit.distribution in _DISTRIBUTIONS, edit)
                     _require(math.isfinite(edit.a) and math.isfinite(edit.b) and edit.b >= min(edit.a, 0.0), edit)
                     _require(edit.grown_axis is None or 0 <= edit.grown_axis < 8, edit)
                     _require(0 <= edit.seed < 2**63, edit)
                 case AttachMask():
-                    _require(edit.rule in ("random", "block") and edit.nonzero >= 0 and 0 <= edit.seed < 2**63, edit)
+                    _require(edit.rule in ("random", "block", "topk", "partition", "file"), edit)
+                    _require(edit.pattern == "unstructured" or edit.rule in ("random", "topk", "file"), edit)
+                    _require(len(edit.pattern) <= 32 and 0 <= edit.output_axis < 8, edit)
+                    _require(len(edit.digest) == (64 if edit.rule == "file" else 0), edit)
+                    _require(min(edit.nonzero, edit.seed, edit.offset) >= 0 and edit.seed < 2**63, edit)
         masked = self.masked
         for layer in self.layers:
             _require(masked.get(layer.weight, layer.numel_after) == layer.nonzero_after, layer)
             _require(0 <= layer.nonzero_after <= layer.numel_after, layer)
-            _require(min(layer.positions, layer.numel_before, layer.numel_after) >= 1, layer)
+            _require(layer.positions >= 1 and min(layer.numel_before, layer.numel_after) >= 0, layer)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -254,7 +339,7 @@ class TransformPlan:
             "sparsity": self.sparsity,
             "options": dict(self.options),
             "architecture": self.architecture.to_json(),
-            "input_shapes": [list(shape) for shape in self.input_shapes],
+            "inputs": [{**asdict(spec), "shape": list(spec.shape)} for spec in self.inputs],
             "edits": [{"edit": _NAMES[type(edit)], **asdict(edit)} for edit in self.edits],
             "layers": [asdict(layer) for layer in self.layers],
             "promises": list(self.promises),
@@ -283,7 +368,7 @@ class TransformPlan:
                 sparsity=_typed(data["sparsity"], str),
                 options=dict(data["options"]),
                 architecture=Architecture.from_json(data["architecture"]),
-                input_shapes=tuple(tuple(_typed(n, int) for n in shape) for shape in data["input_shapes"]),
+                inputs=tuple(InputSpec.from_json(item) for item in data["inputs"]),
                 edits=tuple(_edit(item) for item in data["edits"]),
                 layers=tuple(_record(PlannedLayer, item) for item in data["layers"]),
                 promises=tuple(_typed(name, str) for name in data["promises"]),
@@ -310,7 +395,16 @@ def _edit(item: Mapping[str, Any]) -> Edit:
     return edit
 
 
-_JSON_TYPES = {"str": str, "int": int, "float": (int, float), "int | None": (int, type(None))}
+_JSON_TYPES = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "int | float": (int, float),
+    "int | None": (int, type(None)),
+    "Mapping[str, int | str]": dict,
+    "str | None": (str, type(None)),
+    "tuple[int, ...]": tuple,
+}
 
 
 def _record(cls: type, values: Mapping[str, Any]) -> Any:

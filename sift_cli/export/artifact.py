@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,12 +17,13 @@ from sift_cli.checkpoint import artifact, open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.core.certificate import Certificate
 from sift_cli.core.masks import MaskSet
-from sift_cli.core.plan import FillTensor, ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.core.plan import FillTensor, ReplaceLayer, ResizeAxis, SetAttribute, TransformPlan
 from sift_cli.errors import Malformed, ModelError, PlanError, VerificationFailed
 from sift_cli.export import manifest
 from sift_cli.export.manifest import Manifest
-from sift_cli.models import build, example_inputs
-from sift_cli.surgery import TransformedModel, apply_edits, attach_masks
+from sift_cli.models import build
+from sift_cli.models.building import chosen_inputs
+from sift_cli.surgery import TransformedModel, apply_edits, attach_masks, without_masks
 
 
 def save(model: TransformedModel, path: Path) -> None:
@@ -57,13 +58,20 @@ def _tensor_bytes(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load(path: Path, *, arch: str | None = None, input_shape: tuple[int, ...] | None = None) -> TransformedModel:
+def load(
+    path: Path,
+    *,
+    arch: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    input_arrays: Mapping[str, np.ndarray] | None = None,
+) -> TransformedModel:
     """Read an artifact back: the plain architecture, resized by the stored plan, with the stored weights and masks.
 
     Args:
         path: A file that :func:`save` wrote.
         arch: The architecture, if it is a Python callable of the user's: a file cannot choose code to run by itself.
-        input_shape: Shape of the example input instead of the one that the plan was made at.
+        input_shape, input_arrays: Example inputs other than those that the plan was made at, see
+            :func:`sift_cli.models.load`.
 
     Raises:
         CheckpointError: The file is damaged or is no artifact.
@@ -84,8 +92,7 @@ def load(path: Path, *, arch: str | None = None, input_shape: tuple[int, ...] | 
         if masks and {name: mask.nonzero for name, mask in masks.items()} != about.plan.masked:
             raise Malformed(path, "its masks", "they keep other weights than its plan says")
     attach_masks(module, masks)
-    shapes = (input_shape,) if input_shape else about.plan.input_shapes
-    inputs = tuple(tensor for shape in shapes for tensor in example_inputs(architecture, shape))
+    inputs, _ = chosen_inputs(module, about.plan.inputs, input_shape, input_arrays)
     return TransformedModel(module.eval(), masks, about.plan, inputs, about.provenance, about.certificate)
 
 
@@ -117,7 +124,7 @@ def _resized(module: nn.Module, plan: TransformPlan, path: Path, stored: Collect
     edits = [
         edit
         for edit in plan.edits
-        if isinstance(edit, ResizeAxis | SetAttribute)
+        if isinstance(edit, ResizeAxis | SetAttribute | ReplaceLayer)
         or (stored is not None and isinstance(edit, FillTensor) and edit.tensor not in stored)
     ]
     try:
@@ -133,10 +140,8 @@ def densified(model: TransformedModel) -> TransformedModel:
     The provenance keeps how sparse each weight was.
     """
     was = {name: 1 - mask.density for name, mask in model.masks.items()}
-    module = copy.copy(model.module)  # the same tensors, without the masks
-    attach_masks(module, MaskSet())
     provenance = {**model.provenance, "densified": {"was_sparse": was}}
-    return replace(model, module=module, masks=MaskSet(), provenance=provenance)
+    return replace(model, module=without_masks(model.module), masks=MaskSet(), provenance=provenance)
 
 
 def save_state_dict(model: TransformedModel, path: Path) -> None:

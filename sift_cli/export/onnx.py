@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 import onnx_ir as ir
@@ -19,6 +19,7 @@ from sift_cli.core.masks import Mask
 from sift_cli.errors import ExportError
 from sift_cli.export import fallback
 from sift_cli.export.lowering._sparse import DOMAIN
+from sift_cli.models.calling import Inputs, call, map_inputs, named, names_of, primary, tensors_of
 
 #: The newest opset and IR version that onnxruntime 1.17, the oldest one with the API sift's library needs, can load.
 OPSET = 20
@@ -29,13 +30,17 @@ IR_VERSION = 9
 
 def to_onnx(
     module: nn.Module,
-    inputs: tuple[torch.Tensor, ...],
+    inputs: Inputs,
     masks: Mapping[str, Mask],
     metadata: Mapping[str, str],
     *,
     opset: int = OPSET,
+    any_length: bool = False,
 ) -> onnx.ModelProto:
     """Export ``module`` in eval mode, with a dynamic batch axis.
+
+    The graph's outputs are those that a user means (:func:`~sift_cli.models.calling.primary`), called ``output``. Its
+    inputs have their keywords for names, or are called ``input``; several of either are numbered.
 
     Args:
         module: The model; left as it is.
@@ -44,6 +49,8 @@ def to_onnx(
             weight of another kind stays dense.
         metadata: Written into the model's ``metadata_props``.
         opset: Version of the standard operators, 18 to 23.
+        any_length: Make the length of token inputs dynamic too, where the model's code allows it; :func:`lengths` has
+            the names of the axes. Where it does not, sift's logger says so.
 
     Returns:
         The model, weights inside.
@@ -53,7 +60,7 @@ def to_onnx(
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ExportError(f"opset {opset} is outside {OLDEST_OPSET} … {NEWEST_OPSET}", hint=f"leave it out for {OPSET}")
-    program = _export(module, inputs, opset)
+    program = _export(module, inputs, opset, lengths(inputs) if any_length else {})
     _lower(program.model, masks, after_optimizer=False)
     program.optimize()
     _lower(program.model, masks, after_optimizer=True)
@@ -70,11 +77,20 @@ def to_onnx(
     return proto
 
 
-def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], opset: int) -> torch.onnx.ONNXProgram:
-    names = ["input"] if len(inputs) == 1 else [f"input_{index}" for index in range(len(inputs))]
-    batch = torch.export.Dim("batch")
+def lengths(inputs: Inputs) -> dict[str, int]:
+    """Names and sizes of the length axes of token inputs; those of one size are one axis."""
+    sizes = dict.fromkeys(t.shape[1] for t in tensors_of(inputs) if is_tokens(t, t.shape) and t.shape[1] > 1)
+    return {f"length_{number}" if number else "length": size for number, size in enumerate(sizes)}
+
+
+def is_tokens(tensor: torch.Tensor, lengths: Collection[int]) -> bool:
+    """Whether an input is tokens, one a position, of one of these lengths."""
+    return tensor.dim() == 2 and not tensor.is_floating_point() and tensor.shape[1] in lengths
+
+
+def _export(module: nn.Module, inputs: Inputs, opset: int, lengths: Mapping[str, int]) -> torch.onnx.ONNXProgram:
     # A batch of one would be taken for a constant.
-    examples = tuple(torch.cat([tensor, tensor]) if tensor.shape[0] == 1 else tensor for tensor in inputs)
+    examples = map_inputs(lambda tensor: torch.cat([tensor, tensor]) if tensor.shape[0] == 1 else tensor, inputs)
     modes = {child: child.training for child in module.modules()}
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -82,25 +98,21 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], opset: int) -> 
     module.eval()
     try:
         with torch.no_grad():
-            output = module(*inputs)
-        if not isinstance(output, torch.Tensor):
+            output = call(module, inputs)
+        outputs = len(primary(output))
+        if not outputs:
             raise ExportError(
-                f"the model returns a {type(output).__name__} and not one tensor",
+                f"the model returns a {type(output).__name__} without a tensor",
                 hint="wrap it in a module that returns the tensor you want",
             )
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                examples,
-                dynamo=True,
-                optimize=False,
-                opset_version=opset,
-                input_names=names,
-                output_names=["output"],
-                dynamic_shapes=tuple({0: batch} for _ in examples),
-                verbose=False,
-            )
+        with _by_position(module, names_of(inputs)):
+            try:
+                return _program(module, examples, opset, outputs, lengths)
+            except Exception:
+                if not lengths:
+                    raise
+                logging.getLogger("sift").warning("the lengths of the model's inputs are fixed in the export")
+                return _program(module, examples, opset, outputs, {})
     except ExportError:
         raise
     except Exception as error:  # the exporter raises whatever the model's code raises
@@ -112,8 +124,58 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], opset: int) -> 
         logger.setLevel(level)
         for child, mode in modes.items():
             child.training = mode
+
+
+def _program(
+    module: nn.Module, inputs: Inputs, opset: int, outputs: int, lengths: Mapping[str, int]
+) -> torch.onnx.ONNXProgram:
+    """``module``, which takes and returns tensors by position, as the exporter translates it."""
+    batch = torch.export.Dim("batch")
+    axes = {size: torch.export.Dim(name, min=2) for name, size in lengths.items()}
+    shapes = tuple(
+        {0: batch, 1: axes[tensor.shape[1]]} if is_tokens(tensor, axes) else {0: batch} for tensor in tensors_of(inputs)
+    )
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            tensors_of(inputs),
+            dynamo=True,
+            optimize=False,
+            opset_version=opset,
+            input_names=list(names_of(inputs) or _numbered("input", len(inputs))),
+            output_names=_numbered("output", outputs),
+            dynamic_shapes=(shapes,),
+            verbose=False,
+        )
     assert program is not None
     return program
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
+
+
+@contextlib.contextmanager
+def _by_position(module: nn.Module, names: tuple[str, ...] | None) -> Iterator[None]:
+    """Let ``module`` take its inputs by position and return a tensor or a tuple of them.
+
+    Its own ``forward`` is shadowed, and not the module wrapped: a wrapper's name would be in front of all weights'.
+    """
+    forward = module.forward
+
+    def flat(*tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        outputs = primary(call(forward, named(names, tensors)))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    shadowed = module.__dict__.get("forward")
+    module.__dict__["forward"] = flat
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        if shadowed is not None:
+            module.__dict__["forward"] = shadowed
 
 
 def _lower(model: ir.Model, masks: Mapping[str, Mask], *, after_optimizer: bool) -> None:

@@ -17,6 +17,7 @@ from sift_cli.errors import UnsupportedOp
 from sift_cli.flops.free import FREE
 from sift_cli.flops.shadow import first_line, inference, shadow, shadow_inputs
 from sift_cli.flops.uses import Use, first_names, named_tensors
+from sift_cli.models.calling import Inputs, call
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = frozenset({"convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward"})
@@ -25,7 +26,7 @@ _REFUSALS = (RuntimeError, TypeError, AssertionError, ValueError, IndexError)
 _COPIES = frozenset({_aten.clone, _aten._to_copy})
 
 
-def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[Use], Counter[str]]:
+def count(module: nn.Module, inputs: Inputs) -> tuple[list[Use], Counter[str]]:
     """The uses of one forward pass, in order, and what was not counted.
 
     A module that reads values, or has an operator without a meta kernel, is run on zeros instead.
@@ -44,11 +45,11 @@ def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[Use], Cou
         raise UnsupportedOp("forward", type(module).__name__, why) from error
 
 
-def _run(module: nn.Module, inputs: tuple[Tensor, ...], device: Any) -> tuple[list[Use], Counter[str]]:
+def _run(module: nn.Module, inputs: Inputs, device: Any) -> tuple[list[Use], Counter[str]]:
     copy = shadow(module, device)
     counter = _Counter(copy)
     with inference(onednn=False), _AttentionNames(counter), counter:
-        copy(*shadow_inputs(inputs, device))
+        call(copy, shadow_inputs(inputs, device))
     if counter.get_total_flops() != 2 * sum(use.macs for use in counter.uses):
         raise UnsupportedOp("forward", type(module).__name__, "torch's FLOPs are not the sum over its operators")
     return counter.uses, counter.listed

@@ -9,13 +9,14 @@ from typing import Any
 
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, linear_flop_jit, matmul_flop_jit
-from torch import Tensor, nn
+from torch import nn
 
 from sift_cli.errors import UnsupportedOp
 from sift_cli.flops.free import FREE
 from sift_cli.flops.handles._values import LISTED, Handle, Product, Values, rank_and_sizes
 from sift_cli.flops.shadow import first_line, inference, keep_all_results, shadow, shadow_inputs
 from sift_cli.flops.uses import Use, first_names, named_tensors
+from sift_cli.models.calling import Inputs, names_of, tensors_of
 from sift_cli.registry import discover
 
 # What fvcore prices itself, the kind of product, and which inputs may be a weight.
@@ -39,16 +40,16 @@ _SAME_WEIGHT = """
 """
 
 
-def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[Use], Counter[str]]:
+def count(module: nn.Module, inputs: Inputs) -> tuple[list[Use], Counter[str]]:
     """The uses of one forward pass, in order, and what was not counted.
 
     Raises:
         UnsupportedOp: ``torch.jit.trace`` cannot follow the module, or a node has no shapes.
     """
     copy = shadow(module, "cpu")
-    keep_all_results(copy)
+    keep_all_results(copy, names_of(inputs))
     recorder = _Recorder(copy)
-    analysis = FlopCountAnalysis(copy, shadow_inputs(inputs, "cpu"))
+    analysis = FlopCountAnalysis(copy, tensors_of(shadow_inputs(inputs, "cpu")))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     analysis.set_op_handle(**recorder.handles())
     try:

@@ -32,6 +32,7 @@ from sift_cli.core.counts import FlopReport
 from sift_cli.errors import UnsupportedOp
 from sift_cli.flops.shadow import first_line, inference, shadow, shadow_inputs
 from sift_cli.flops.uses import Use, Weights, first_names, named_tensors, report
+from sift_cli.models.calling import Inputs, call
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -46,14 +47,12 @@ _WINDOWS = {
 _FREE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
-def count_official(
-    module: nn.Module, inputs: tuple[Tensor, ...], nonzero: Mapping[str, int] | None = None
-) -> FlopReport:
+def count_official(module: nn.Module, inputs: Inputs, nonzero: Mapping[str, int] | None = None) -> FlopReport:
     """Count one forward pass in the authors' unit.
 
     Args:
         module: A module built of the layers above; others are listed as uncounted, functions are not seen at all.
-        inputs: Positional inputs, on any device.
+        inputs: Inputs by position or keyword, on any device.
         nonzero: Kept weights by state_dict name, as for ``count_module``; ``{}`` counts every weight.
 
     Returns:
@@ -69,7 +68,7 @@ def count_official(
     profile = _Profile(copy, weights)
     try:
         with inference():
-            copy(*shadow_inputs(inputs, "meta"))
+            call(copy, shadow_inputs(inputs, "meta"))
     except (RuntimeError, TypeError, ValueError) as error:
         why = f"it does not run on these inputs ({first_line(error)})"
         raise UnsupportedOp("forward", type(module).__name__, why) from error
@@ -87,9 +86,14 @@ class _Profile:
         self._weights = weights
         self._first = first_names(named_tensors(module))
         for name, child in module.named_modules():
-            child.register_forward_hook(lambda child, args, output, name=name: self._add(name, child, args[0], output))
+            child.register_forward_hook(
+                lambda child, args, kwargs, output, name=name: self._add(
+                    name, child, next(iter((*args, *kwargs.values())), None), output
+                ),
+                with_kwargs=True,
+            )
 
-    def _add(self, name: str, module: Any, x: Tensor, y: Any) -> None:
+    def _add(self, name: str, module: Any, x: Any, y: Any) -> None:
         kind = type(module)
         if kind in _CONVOLUTIONS:
             self._add_product("conv", name, module, y, positions=y.numel() // y.shape[1], outputs=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sift_cli.errors import ModelError
+from sift_cli.models.calling import Inputs, call, map_inputs, named
 
 
 def shadow(module: nn.Module, device: Literal["meta", "cpu"]) -> nn.Module:
@@ -36,13 +37,14 @@ def shadow(module: nn.Module, device: Literal["meta", "cpu"]) -> nn.Module:
         raise ModelError(f"{type(module).__name__} cannot be copied in order to count it: {error}") from error
 
 
-def shadow_inputs(inputs: tuple[Tensor, ...], device: Literal["meta", "cpu"]) -> tuple[Tensor, ...]:
+def shadow_inputs(inputs: Inputs, device: Literal["meta", "cpu"]) -> Inputs:
     """Copies of ``inputs`` on ``device``; an input without data becomes zeros."""
-    return tuple(_stand_in(x, device) for x in inputs)
+    return map_inputs(lambda tensor: _stand_in(tensor, device), inputs)
 
 
-def keep_all_results(copy: nn.Module) -> None:
-    """Make a shadow return the tensors of its output and of every module in it, as a flat tuple.
+def keep_all_results(copy: nn.Module, names: Iterable[str] | None = None) -> None:
+    """Make a shadow return the tensors of its output and of every module in it, as a flat tuple, and take its inputs
+    by position, in the order of ``names`` where it has them by keyword.
 
     ``torch.jit.trace`` knows no dataclass, and it drops what no output needs: a head whose result is thrown away, or
     one that comes in an object the tracer cannot look into, would cost nothing.
@@ -54,7 +56,7 @@ def keep_all_results(copy: nn.Module) -> None:
 
     def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
         results.clear()
-        return (*_tensors(forward(*inputs)), *results)
+        return (*_tensors(call(forward, named(names, inputs))), *results)
 
     copy.forward = flat
 

@@ -7,18 +7,19 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from sift_cli.core.counts import FlopReport
 from sift_cli.errors import VerificationFailed
 from sift_cli.flops.uses import Weights, report
+from sift_cli.models.calling import Inputs
 
 TorchCounter = Literal["fvcore", "dispatch"]
 
 
 def count_module(
     module: nn.Module,
-    inputs: tuple[Tensor, ...],
+    inputs: Inputs,
     *,
     counter: TorchCounter = "fvcore",
     nonzero: Mapping[str, int] | None = None,
@@ -29,7 +30,7 @@ def count_module(
 
     Args:
         module: Any module that takes tensors.
-        inputs: Positional inputs; MACs are those of the whole batch.
+        inputs: Inputs by position or keyword; MACs are those of the whole batch.
         counter: "fvcore" prices the graph of ``torch.jit.trace``; "dispatch" the operators that reach torch's
             dispatcher, which sees through custom autograd functions and needs no arithmetic.
         nonzero: Kept weights by state_dict name; other weights count as dense. None counts the nonzero elements of the
@@ -55,7 +56,7 @@ def count_module(
 
 
 def cross_check(
-    module: nn.Module, inputs: tuple[Tensor, ...], *, nonzero: Mapping[str, int] | None = None
+    module: nn.Module, inputs: Inputs, *, nonzero: Mapping[str, int] | None = None
 ) -> tuple[FlopReport, FlopReport]:
     """Count with both counters and insist on the same integers, in total and in every layer.
 

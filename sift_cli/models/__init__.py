@@ -1,6 +1,6 @@
 """Named tensors + architecture → ``nn.Module`` + example inputs. torch is imported only to build a model."""
 
-from sift_cli.models.building import build, example_inputs, input_shape
+from sift_cli.models.building import build, example_inputs, input_specs
 from sift_cli.models.identify import Identified, architecture_of, candidates, identify
 from sift_cli.models.loading import LoadedModel, load
 from sift_cli.models.naming import parse_architecture
@@ -13,7 +13,7 @@ __all__ = [
     "candidates",
     "example_inputs",
     "identify",
-    "input_shape",
+    "input_specs",
     "load",
     "parse_architecture",
 ]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sift_cli.core.plan import Architecture
+from sift_cli.core.plan import Architecture, InputSpec
 from sift_cli.errors import ModelError
 from sift_cli.models.naming import source_of, unknown
 
-#: Values of an example input: 1 GB of float32. A file's metadata can name any shape.
-MAX_INPUT = 2**28
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
-    from torch import Tensor, nn
+    from torch import nn
+
+    from sift_cli.models.calling import Inputs
 
 
 def build(architecture: Architecture, *, device: str | torch.device = "cpu", seed: int | None = None) -> nn.Module:
@@ -49,16 +50,57 @@ def build(architecture: Architecture, *, device: str | torch.device = "cpu", see
     return model.eval()
 
 
-def input_shape(architecture: Architecture) -> tuple[int, ...]:
-    """Shape of one input, batch dimension included.
+def input_specs(architecture: Architecture, shape: tuple[int, ...] | None = None) -> tuple[InputSpec, ...]:
+    """The example inputs of an architecture; see :func:`at_shape` for ``shape``.
 
     Raises:
-        ModelError: The architecture does not tell.
+        ModelError: The architecture does not tell and no shape is given, or it fits none of its inputs.
     """
-    shape: tuple[int, ...] | None = source_of(architecture).input_shape(architecture.name, architecture.kwargs)
-    if shape is None:
-        raise ModelError(f"{architecture} does not say what its input looks like", hint="pass --input 1x3x224x224")
-    return shape
+    return at_shape(source_of(architecture).inputs(architecture.name, architecture.kwargs), shape)
+
+
+def at_shape(specs: tuple[InputSpec, ...] | None, shape: tuple[int, ...] | None) -> tuple[InputSpec, ...]:
+    """The same inputs with ``shape`` for the only one of them, or for those that have as many axes.
+
+    Raises:
+        ModelError: None of several has as many, or nothing is known of the inputs at all.
+    """
+    if specs is None and shape is None:
+        raise ModelError("the model does not say what its input looks like", hint="pass --input 1x3x224x224")
+    if specs is None or shape is None:
+        return specs or (InputSpec(shape or ()),)
+    fitting = [spec for spec in specs if len(specs) == 1 or len(spec.shape) == len(shape)]
+    if not fitting:
+        described = ", ".join(f"{spec.name or 'one'} of {'x'.join(map(str, spec.shape))}" for spec in specs)
+        raise ModelError(
+            f"no input of the model has {len(shape)} axes; they are {described}",
+            hint="pass --input-npz with an array for each input",
+        )
+    return tuple(replace(spec, shape=shape) if spec in fitting else spec for spec in specs)
+
+
+def chosen_inputs(
+    module: nn.Module,
+    specs: tuple[InputSpec, ...] | None,
+    shape: tuple[int, ...] | None,
+    arrays: Mapping[str, np.ndarray] | None,
+    *,
+    device: str = "cpu",
+) -> tuple[Inputs, tuple[InputSpec, ...]]:
+    """The example inputs of ``module`` and what they are: the arrays of the user, or random ones of ``specs``.
+
+    Raises:
+        ModelError: Both a shape and arrays are given, or they do not fit the module.
+    """
+    from sift_cli.models.calling import draw, map_inputs, specs_of
+
+    if arrays is None:
+        specs = at_shape(specs, shape)
+        return draw(specs, device=device), specs
+    if shape is not None:
+        raise ModelError("the inputs are given both as a shape and as arrays", hint="leave out --input or --input-npz")
+    given = _given(module, arrays)
+    return map_inputs(lambda tensor: tensor.to(device), given), specs_of(given)
 
 
 def example_inputs(
@@ -67,25 +109,46 @@ def example_inputs(
     *,
     device: str | torch.device = "cpu",
     seed: int = 0,
-) -> tuple[Tensor, ...]:
-    """Inputs of the given shape, or of the architecture's own: standard normal, the same for a seed in every process.
+) -> Inputs:
+    """Inputs of the given shape, or of the architecture's own, the same for a seed in every process.
 
     Raises:
         ModelError: No shape is given and the architecture does not tell, or it is a batch, or too large.
     """
+    from sift_cli.models.calling import draw
+
+    return draw(input_specs(architecture, shape), device=device, seed=seed)
+
+
+def _given(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> Inputs:
+    """Example inputs from arrays: by the names of ``forward``'s arguments, or ``arr_0``, ``arr_1`` … by position, as
+    ``numpy.savez`` calls what has no name.
+
+    Floats become float32, integers int64.
+
+    Raises:
+        ModelError: ``forward`` has no such argument, or an array is a batch, or of no such type.
+    """
     import torch
 
-    shape = shape or input_shape(architecture)
-    if shape[0] != 1:
-        raise ModelError(
-            f"an example input is one sample, and {'x'.join(map(str, shape))} is a batch of {shape[0]}",
-            hint=f"pass --input {'x'.join(map(str, (1, *shape[1:])))}",
-        )
-    if math.prod(shape) > MAX_INPUT:
-        raise ModelError(f"an example input of {math.prod(shape):,} values is too large", hint=f"at most {MAX_INPUT:,}")
-    if torch.device(device).type == "meta":
-        return (torch.empty(shape, device="meta"),)
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device),)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, array in arrays.items():
+        kinds = {"f": "float32", "i": "int64", "u": "int64", "b": "bool"}
+        if array.dtype.kind not in kinds or array.ndim < 1:
+            raise ModelError(f"the input {name!r} is {array.dtype} with {array.ndim} axes, and not a batch of numbers")
+        if array.shape[0] != 1 or not array.size:
+            raise ModelError(f"an example input is one sample, and {name!r} has the shape {array.shape}")
+        tensors[name] = torch.from_numpy(array.astype(kinds[array.dtype.kind]))
+    if not tensors:
+        raise ModelError("there is no array among the example inputs")
+    if list(tensors) == [f"arr_{index}" for index in range(len(tensors))]:
+        return tuple(tensors.values())
+    parameters = inspect.signature(module.forward).parameters
+    takes = [name for name, kind in parameters.items() if kind.kind in (kind.POSITIONAL_OR_KEYWORD, kind.KEYWORD_ONLY)]
+    for name in tensors:
+        if name not in takes and not any(kind.kind is kind.VAR_KEYWORD for kind in parameters.values()):
+            raise ModelError(f"{type(module).__name__} takes no input {name!r}", hint=f"it takes {', '.join(takes)}")
+    return tensors
 
 
 @contextlib.contextmanager

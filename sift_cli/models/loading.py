@@ -14,15 +14,17 @@ import numpy as np
 
 from sift_cli.checkpoint import open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.core.plan import METADATA_KEY, Architecture
+from sift_cli.core.plan import METADATA_KEY, Architecture, InputSpec
 from sift_cli.errors import ModelError
 from sift_cli.models import fingerprints
-from sift_cli.models.building import build, example_inputs
+from sift_cli.models.building import build, chosen_inputs
 from sift_cli.models.identify import candidates, identify, shapes_of, views
 from sift_cli.models.naming import parse_architecture, source_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+    from sift_cli.models.calling import Inputs
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,18 @@ class LoadedModel:
 
     Attributes:
         module: The model in eval mode, on the CPU, in float32.
-        inputs: Example inputs, a batch of one.
+        inputs: Example inputs, a batch of one, by position or by keyword.
         architecture: How to build the module again.
         provenance: JSON values: ``source``, the name of the file or of the architecture; ``sha256`` of the file, or the
             ``seed`` of random weights; ``versions`` of the libraries; ``notes`` on what was changed on the way.
+        specs: What the inputs are, on any device the same.
     """
 
     module: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     architecture: Architecture
     provenance: Mapping[str, Any]
+    specs: tuple[InputSpec, ...]
 
 
 def load(
@@ -50,6 +54,7 @@ def load(
     allow_pickle: bool = False,
     seed: int = 0,
     input_shape: tuple[int, ...] | None = None,
+    input_arrays: Mapping[str, np.ndarray] | None = None,
     weights: bool = True,
 ) -> LoadedModel:
     """Load a model from a file, or build one from its name.
@@ -61,7 +66,9 @@ def load(
             :class:`Architecture` is taken as it is.
         allow_pickle: Load pickles that run code.
         seed: Seed of random weights.
-        input_shape: Shape of the example input, batch included, instead of the architecture's own.
+        input_shape: Shape of the example input, batch included, instead of the architecture's own. Of several inputs,
+            those with as many axes get it.
+        input_arrays: Example inputs by the names of ``forward``'s arguments, instead of random ones.
         weights: False leaves the model on the meta device: shapes without values, and not a weight is read.
 
     Raises:
@@ -74,7 +81,7 @@ def load(
     if not path.exists() and _names_architecture(str(source)):
         if arch is not None:
             raise ModelError(f"{source} is an architecture already", hint="leave out --arch, or name a file")
-        return _random(parse_architecture(str(source)), seed, input_shape, device)
+        return _random(parse_architecture(str(source)), seed, input_shape, input_arrays, device)
     with open_checkpoint(path, allow_pickle=allow_pickle) as checkpoint:
         if checkpoint.format == "onnx":
             raise ModelError(
@@ -89,10 +96,29 @@ def load(
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     facts = {"source": path.name, "sha256": digest, "versions": _versions(architecture), "notes": notes}
-    return LoadedModel(module, example_inputs(architecture, input_shape, device=device), architecture, facts)
+    return _loaded(module, architecture, facts, input_shape, input_arrays, device)
 
 
-def _random(architecture: Architecture, seed: int, input_shape: tuple[int, ...] | None, device: str) -> LoadedModel:
+def _loaded(
+    module: nn.Module,
+    architecture: Architecture,
+    facts: dict[str, Any],
+    input_shape: tuple[int, ...] | None,
+    input_arrays: Mapping[str, np.ndarray] | None,
+    device: str,
+) -> LoadedModel:
+    declared = source_of(architecture).inputs(architecture.name, architecture.kwargs)
+    inputs, specs = chosen_inputs(module, declared, input_shape, input_arrays, device=device)
+    return LoadedModel(module, inputs, architecture, facts, specs)
+
+
+def _random(
+    architecture: Architecture,
+    seed: int,
+    input_shape: tuple[int, ...] | None,
+    input_arrays: Mapping[str, np.ndarray] | None,
+    device: str,
+) -> LoadedModel:
     module = build(architecture, device=device, seed=seed).float()
     facts = {
         "source": str(architecture),
@@ -100,7 +126,7 @@ def _random(architecture: Architecture, seed: int, input_shape: tuple[int, ...] 
         "versions": _versions(architecture),
         "notes": [f"the weights are {architecture}'s random initialisation with seed {seed}"],
     }
-    return LoadedModel(module, example_inputs(architecture, input_shape, device=device), architecture, facts)
+    return _loaded(module, architecture, facts, input_shape, input_arrays, device)
 
 
 def _names_architecture(text: str) -> bool:

@@ -10,25 +10,39 @@ from sift_cli.core.masks import Mask
 from sift_cli.core.seeds import generator
 
 
-def random_mask(shape: tuple[int, ...], nonzero: int, *, seed: int, name: str) -> Mask:
-    """A mask of exactly ``nonzero`` positions drawn uniformly without replacement.
+def random_keys(shape: tuple[int, ...], *, seed: int, name: str) -> np.ndarray:
+    """64 raw bits for each position, of a counter-based generator seeded by ``name``.
 
-    Each position gets 64 raw bits of a counter-based generator seeded by ``name``, and the smallest keys win. Raw
-    bits and not numpy's ``choice``, because only the raw stream is promised to stay the same in later versions of
-    numpy; and an exact count, because a coin per weight (as in the official code) misses the FLOP budget by chance.
+    Raw bits and not numpy's ``choice``, because only the raw stream is promised to stay the same in later versions of
+    numpy.
     """
-    size = math.prod(shape)
-    if not 0 <= nonzero <= size:
-        raise ValueError(f"a mask of {size} positions cannot keep {nonzero}")
-    if nonzero in (0, size):
-        kept = np.full(size, nonzero > 0)
-    else:
-        keys = generator(seed, name, "mask").bit_generator.random_raw(size)
-        threshold = np.partition(keys, nonzero - 1)[nonzero - 1]
-        kept = keys < threshold
-        ties = np.flatnonzero(keys == threshold)  # equal keys happen once in 2**64 / size draws: first come, first kept
-        kept[ties[: nonzero - int(kept.sum())]] = True
-    return Mask.from_bool(kept.reshape(shape), rule="random", seed=seed)
+    return generator(seed, name, "mask").bit_generator.random_raw(math.prod(shape)).reshape(shape)
+
+
+def lowest(costs: np.ndarray, count: int) -> np.ndarray:
+    """True at the ``count`` lowest of ``costs``, an array of any shape without NaN; of equal ones the first are taken.
+
+    Raises:
+        ValueError: There are not that many.
+    """
+    if not 0 <= count <= costs.size:
+        raise ValueError(f"a mask of {costs.size} positions cannot keep {count}")
+    if count in (0, costs.size):
+        return np.full(costs.shape, count > 0)
+    flat = costs.reshape(-1)
+    threshold = np.partition(flat, count - 1)[count - 1]
+    chosen = flat < threshold
+    ties = np.flatnonzero(flat == threshold)
+    chosen[ties[: count - int(chosen.sum())]] = True
+    return chosen.reshape(costs.shape)
+
+
+def random_mask(shape: tuple[int, ...], nonzero: int, *, seed: int, name: str) -> Mask:
+    """A mask of exactly ``nonzero`` positions drawn uniformly without replacement: those of the lowest keys.
+
+    An exact count, because a coin per weight (as in the official code) misses the FLOP budget by chance.
+    """
+    return Mask.from_bool(lowest(random_keys(shape, seed=seed, name=name), nonzero), rule="random", seed=seed)
 
 
 def block_mask(shape: tuple[int, ...], block: tuple[int, ...]) -> Mask:
@@ -36,3 +50,15 @@ def block_mask(shape: tuple[int, ...], block: tuple[int, ...]) -> Mask:
     kept = np.zeros(shape, np.bool_)
     kept[tuple(slice(0, size) for size in block)] = True
     return Mask.from_bool(kept, rule="block")
+
+
+def partition_mask(shape: tuple[int, ...], nonzero: int, *, seed: int, offset: int) -> Mask:
+    """A mask of ``nonzero`` positions from ``offset`` on in an order that ``seed`` alone gives.
+
+    Masks of one seed and one shape whose ranges do not overlap are disjoint, and together they are a partition where
+    their ranges are one.
+    """
+    keys = generator(seed, "", "partition").bit_generator.random_raw(math.prod(shape))
+    kept = np.zeros(len(keys), np.bool_)
+    kept[np.argsort(keys, kind="stable")[offset : offset + nonzero]] = True
+    return Mask.from_bool(kept.reshape(shape), rule="partition", seed=seed)

@@ -1,6 +1,22 @@
 """Carries out a plan. The only place in sift where a module's tensors change, and always on a copy."""
 
 from sift_cli.surgery.apply import apply, apply_edits
-from sift_cli.surgery.transformed import TransformedModel, apply_masks, attach_masks, masks_of, transform
+from sift_cli.surgery.transformed import (
+    TransformedModel,
+    apply_masks,
+    attach_masks,
+    masks_of,
+    transform,
+    without_masks,
+)
 
-__all__ = ["TransformedModel", "apply", "apply_edits", "apply_masks", "attach_masks", "masks_of", "transform"]
+__all__ = [
+    "TransformedModel",
+    "apply",
+    "apply_edits",
+    "apply_masks",
+    "attach_masks",
+    "masks_of",
+    "transform",
+    "without_masks",
+]

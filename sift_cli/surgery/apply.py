@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from sift_cli.core.masks import Mask, MaskSet
-from sift_cli.core.plan import AttachMask, Edit, FillTensor, ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.core.plan import AttachMask, Edit, FillTensor, ReplaceLayer, ResizeAxis, SetAttribute, TransformPlan
 from sift_cli.core.seeds import generator
 from sift_cli.errors import PlanError
-from sift_cli.sparsity.draw import block_mask, random_mask
+from sift_cli.sparsity.draw import block_mask, partition_mask
+from sift_cli.sparsity.patterns import Gemm, Pattern, parse
+from sift_cli.surgery.replace import Replaced
 
 
-def apply(module: nn.Module, plan: TransformPlan) -> tuple[nn.Module, MaskSet]:
+def apply(module: nn.Module, plan: TransformPlan, given: Mapping[str, Mask] | None = None) -> tuple[nn.Module, MaskSet]:
     """Carry out ``plan`` on a copy of ``module``.
+
+    Args:
+        module: The model the plan is for.
+        plan: What to do.
+        given: Masks that the plan does not say how to make, by tensor name.
 
     Returns:
         The transformed copy, its masked weights exactly 0, and its masks. On the meta device the masks are not drawn.
@@ -26,27 +35,37 @@ def apply(module: nn.Module, plan: TransformPlan) -> tuple[nn.Module, MaskSet]:
     Raises:
         PlanError: The plan does not fit the module: a tensor is missing or has another shape than the plan says.
     """
-    return apply_edits(module, plan.edits)
+    return apply_edits(module, plan.edits, given)
 
 
-def apply_edits(module: nn.Module, edits: Iterable[Edit]) -> tuple[nn.Module, MaskSet]:
+def apply_edits(
+    module: nn.Module, edits: Iterable[Edit], given: Mapping[str, Mask] | None = None
+) -> tuple[nn.Module, MaskSet]:
     """Carry out ``edits`` in order on a copy of ``module``; see :func:`apply`."""
     edits = tuple(edits)
     result = copy.deepcopy(module)
     old_shapes = _resize(result, [edit for edit in edits if isinstance(edit, ResizeAxis)])
     masks: dict[str, Mask] = {}
+    replaced = Replaced(result)
     for edit in edits:
         match edit:
             case SetAttribute():
                 _set_attribute(result, edit)
+            case ReplaceLayer():
+                replaced.replace(edit)
             case FillTensor():
                 tensor = _tensor(result, edit.tensor)
-                if not tensor.is_meta:
+                if edit.distribution in Replaced.DISTRIBUTIONS and not tensor.is_meta:
+                    replaced.fill(tensor, edit)
+                elif not tensor.is_meta:
                     _fill(tensor, edit, old_shapes.get(edit.tensor, tuple(tensor.shape)))
             case AttachMask():
                 tensor = _tensor(result, edit.tensor)
                 if not tensor.is_meta:
-                    mask = _mask(edit, tuple(tensor.shape), old_shapes.get(edit.tensor, tuple(tensor.shape)))
+                    if edit.rule == "file":
+                        mask = _given(edit, tensor, given or {})
+                    else:
+                        mask = _mask(edit, tensor, old_shapes.get(edit.tensor, tuple(tensor.shape)))
                     with torch.no_grad():
                         # Selected, not multiplied: 0 × NaN is NaN and 0 × −1 is −0.
                         tensor.masked_fill_(torch.from_numpy(~mask.to_bool()), 0.0)
@@ -99,16 +118,27 @@ def _resize(module: nn.Module, edits: list[ResizeAxis]) -> dict[str, tuple[int, 
 
 
 def _set_attribute(module: nn.Module, edit: SetAttribute) -> None:
+    *path, name = edit.attribute.split(".")
     try:
-        holder = module.get_submodule(edit.module)
+        holder: Any = module.get_submodule(edit.module)
+        for step in path:
+            holder = getattr(holder, step)
     except AttributeError:
         raise PlanError(f"the plan names a module {edit.module!r} that the model does not have") from None
-    if getattr(holder, edit.attribute, None) != edit.old:
+    held = found = getattr(holder, name, None)
+    if edit.element is not None:
+        found = held[edit.element] if isinstance(held, tuple | list) and edit.element < len(held) else None
+    # A checkpoint's config may say 1 where a plan says 1.0, but never True.
+    if found != edit.old or type(found) not in (int, float):
         raise PlanError(
-            f"the plan changes {edit.module}.{edit.attribute} from {edit.old} to {edit.new}, "
-            f"but it is {getattr(holder, edit.attribute, None)!r}"
+            f"the plan changes {edit.module}.{edit.attribute} from {edit.old} to {edit.new}, but it is {found!r}"
         )
-    setattr(holder, edit.attribute, edit.new)
+    if edit.element is not None:
+        changed = list(held)
+        changed[edit.element] = edit.new
+        setattr(holder, name, type(held)(changed))
+    else:
+        setattr(holder, name, edit.new)
 
 
 def _fill(tensor: torch.Tensor, edit: FillTensor, old_shape: tuple[int, ...]) -> None:
@@ -146,14 +176,52 @@ def _repeat(tensor: torch.Tensor, edit: FillTensor, start: int) -> None:
     tensor.copy_(first.expand_as(tensor).clone())
 
 
-def _mask(edit: AttachMask, shape: tuple[int, ...], old_shape: tuple[int, ...]) -> Mask:
-    if edit.rule == "random":
-        if not 0 <= edit.nonzero <= np.prod(shape, dtype=object):
-            raise PlanError(f"the plan keeps {edit.nonzero} weights of {edit.tensor!r}, whose shape is {shape}")
-        return random_mask(shape, edit.nonzero, seed=edit.seed, name=edit.tensor)
+def _mask(edit: AttachMask, tensor: torch.Tensor, old_shape: tuple[int, ...]) -> Mask:
+    shape = tuple(tensor.shape)
+    if not 0 <= edit.nonzero <= tensor.numel() - edit.offset:
+        raise PlanError(f"the plan keeps {edit.nonzero} weights of {edit.tensor!r}, whose shape is {shape}")
+    if edit.rule in ("random", "topk"):
+        pattern, gemm = _pattern(edit, tensor)
+        if edit.rule == "random":
+            return pattern.draw(gemm, edit.nonzero, seed=edit.seed, name=edit.tensor)
+        # numpy has no bfloat16, and magnitudes keep their order in a wider type.
+        values = tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()
+        return pattern.select(gemm, values.numpy(), edit.nonzero)
+    if edit.rule == "partition":
+        return partition_mask(shape, edit.nonzero, seed=edit.seed, offset=edit.offset)
     if edit.rule != "block":
         raise PlanError(f"the plan masks {edit.tensor!r} by an unknown rule {edit.rule!r}")
     mask = block_mask(shape, old_shape)
     if mask.nonzero != edit.nonzero:
         raise PlanError(f"the plan keeps {edit.nonzero} weights of {edit.tensor!r}, but its block has {mask.nonzero}")
     return mask
+
+
+def _pattern(edit: AttachMask, tensor: torch.Tensor) -> tuple[Pattern, Gemm]:
+    shape = tuple(tensor.shape)
+    if edit.output_axis >= len(shape):
+        raise PlanError(f"the plan counts outputs along axis {edit.output_axis} of {edit.tensor!r}, which is {shape}")
+    pattern, gemm = parse(edit.pattern), Gemm(shape, edit.output_axis)
+    if edit.nonzero not in pattern.feasible(gemm):
+        raise PlanError(
+            f"the plan keeps {edit.nonzero} weights of {edit.tensor!r}, whose shape is {shape}, "
+            f"and {pattern.name} does not allow that"
+        )
+    return pattern, gemm
+
+
+def _given(edit: AttachMask, tensor: torch.Tensor, given: Mapping[str, Mask]) -> Mask:
+    mask = given.get(edit.tensor)
+    if mask is None:
+        raise PlanError(f"the plan takes the mask of {edit.tensor!r} from a file", hint="pass --mask FILE")
+    if mask.shape != tuple(tensor.shape):
+        raise PlanError(f"the mask of {edit.tensor!r} has shape {mask.shape}, and the weight {tuple(tensor.shape)}")
+    if mask.nonzero != edit.nonzero or mask.digest != edit.digest:
+        raise PlanError(
+            f"the mask of {edit.tensor!r} is not the one that was planned with",
+            hint="pass the file that the plan was decided with, or decide a new plan",
+        )
+    pattern, gemm = _pattern(edit, tensor)
+    if broken := pattern.violations(gemm, mask.to_bool()):
+        raise PlanError(f"the mask of {edit.tensor!r} is not {pattern.name}: it breaks the pattern in {broken} places")
+    return replace(mask, rule="file", seed=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 from torch import nn
 
 from sift_cli.core.certificate import Certificate
-from sift_cli.core.masks import MaskSet
+from sift_cli.core.masks import Mask, MaskSet
 from sift_cli.core.plan import TransformPlan
 from sift_cli.errors import ModelError
 from sift_cli.models import LoadedModel
+from sift_cli.models.calling import Inputs
 from sift_cli.surgery.apply import apply
 
-_ATTRIBUTE = "_sift_masks"
+_OF_MODULE, _OF_PARAMETER = "_sift_masks", "_sift_mask"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class TransformedModel:
         module: The new model, in eval mode, its masked weights exactly 0, its masks attached (:func:`masks_of`).
         masks: Masks by weight name; empty for a model that was made dense again.
         plan: The plan it was made by.
-        inputs: Example inputs, batch of one.
+        inputs: Example inputs, batch of one, by position or by keyword.
         provenance: Where the original came from; JSON values.
         certificate: Claims measured so far.
     """
@@ -35,7 +37,7 @@ class TransformedModel:
     module: nn.Module
     masks: MaskSet
     plan: TransformPlan
-    inputs: tuple[torch.Tensor, ...]
+    inputs: Inputs
     provenance: Mapping[str, Any] = field(default_factory=dict)
     certificate: Certificate = field(default_factory=Certificate)
 
@@ -45,43 +47,101 @@ class TransformedModel:
         return {name: mask.nonzero for name, mask in self.masks.items()}
 
 
-def transform(model: LoadedModel, plan: TransformPlan) -> TransformedModel:
-    """Carry out ``plan`` on a copy of ``model``.
+def transform(model: LoadedModel, plan: TransformPlan, given: Mapping[str, Mask] | None = None) -> TransformedModel:
+    """Carry out ``plan`` on a copy of ``model``, with the masks ``given`` where the plan takes them from elsewhere.
 
     Raises:
         PlanError: The plan does not fit the model.
     """
-    module, masks = apply(model.module, plan)
+    module, masks = apply(model.module, plan, given)
     attach_masks(module, masks)
     return TransformedModel(module.eval(), masks, plan, model.inputs, model.provenance)
 
 
 def attach_masks(module: nn.Module, masks: MaskSet) -> None:
-    """Let ``module`` carry its masks, outside its ``state_dict``: that stays what the plain architecture loads."""
-    module.__dict__[_ATTRIBUTE] = {name: torch.from_numpy(mask.to_bool()) for name, mask in masks.items()}
+    """Let the parameters of ``module`` carry ``masks``, and no others, outside its ``state_dict``: that stays what the
+    plain architecture loads.
+
+    Raises:
+        ModelError: A mask is for a name that is no parameter, or for one of another shape.
+    """
+    for child in module.modules():
+        child.__dict__.pop(_OF_MODULE, None)
+    for parameter in module.parameters():
+        parameter.__dict__.pop(_OF_PARAMETER, None)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    kept: dict[int, torch.Tensor] = {}
+    for name, mask in masks.items():
+        if name not in parameters or parameters[name].shape != mask.shape:
+            raise ModelError(f"there is a mask of shape {mask.shape} for {name!r}, which is no such parameter")
+        kept[id(parameters[name])] = torch.from_numpy(mask.to_bool())
+    for child in module.modules():
+        for key, parameter in child._parameters.items():
+            if id(parameter) in kept:
+                _remember(child, key, kept[id(parameter)])
+
+
+def without_masks(module: nn.Module) -> nn.Module:
+    """A copy that carries no masks. Its tensors share memory with those of ``module``, which keeps its masks."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in module.buffers()}
+    shared |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in module.parameters()}
+    result = copy.deepcopy(module, shared)
+    attach_masks(result, MaskSet())
+    return result
 
 
 def masks_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Weight name → bool tensor of the weight's shape, True where the weight is kept; empty for a dense model.
+    """Weight name → bool tensor of the weight's shape on its device, True where the weight is kept.
 
-    The model may be wrapped (``DataParallel``, ``torch.compile``): names are those of the wrapper's parameters then.
+    Masks go where their weights go. ``module`` may be the model as it was loaded, a part of it, or anything that is
+    built around such a part (a detector on its body, ``DataParallel``, ``torch.compile``); names are those of the
+    parameters of ``module``. Empty for a dense model.
+
+    Raises:
+        ModelError: The weight of a mask is gone, or has another shape now.
     """
+    masks = {}
+    for name, parameter in module.named_parameters():
+        path, _, key = name.rpartition(".")
+        owner = module.get_submodule(path)
+        mask = getattr(parameter, _OF_PARAMETER, owner.__dict__.get(_OF_MODULE, {}).get(key))
+        if mask is None:
+            continue
+        if mask.shape != parameter.shape:
+            raise ModelError(
+                f"{name} has shape {tuple(parameter.shape)} and a mask of shape {tuple(mask.shape)}",
+                hint="transform the model again in the new shape",
+            )
+        # Moved once, not at each step; and a mask on the meta device would be gone.
+        masks[name] = mask if parameter.is_meta else mask.to(parameter.device)
+        _remember(owner, key, masks[name])
     for path, child in module.named_modules():
-        if _ATTRIBUTE in child.__dict__:
-            prefix = f"{path}." if path else ""
-            return {prefix + name: mask for name, mask in child.__dict__[_ATTRIBUTE].items()}
-    return {}
+        for key in child.__dict__.get(_OF_MODULE, {}).keys() - child._parameters.keys():
+            if not any(hasattr(parameter, _OF_PARAMETER) for parameter in child.parameters()):
+                raise ModelError(f"{path or 'the model'} carries a mask for its {key}, which is no parameter any more")
+    return masks
 
 
 def apply_masks(module: nn.Module) -> None:
     """Set every masked weight of ``module`` to 0 again, for instance after an optimizer's step.
 
     Raises:
-        ModelError: It has no masks, so nothing would happen.
+        ModelError: It has no masks, so nothing would happen; or as :func:`masks_of`.
     """
-    parameters, masks = dict(module.named_parameters()), masks_of(module)
+    masks = masks_of(module)
     if not masks:
         raise ModelError("the model has no masks", hint="load it with sift_cli.load from a file of sift transform")
     with torch.no_grad():
         for name, mask in masks.items():
-            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+            module.get_parameter(name).masked_fill_(~mask, 0.0)
+
+
+def _remember(owner: nn.Module, key: str, mask: torch.Tensor) -> None:
+    """Note the mask of ``owner``'s parameter ``key`` in two places, because each survives what the other does not.
+
+    A parameter is a new object after ``deepcopy`` and ``load_state_dict(assign=True)``, and its owner remembers. An
+    owner is a new object after a retrace by ``torch.fx``, as ``create_feature_extractor`` does one, which takes
+    parameters out of modules that it has looked into (the attention of a Swin transformer); the parameter remembers.
+    """
+    owner.__dict__.setdefault(_OF_MODULE, {})[key] = mask
+    setattr(owner._parameters[key], _OF_PARAMETER, mask)

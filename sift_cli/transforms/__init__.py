@@ -7,7 +7,7 @@ from sift_cli import registry
 from sift_cli.core.plan import TransformPlan
 from sift_cli.errors import PlanError
 from sift_cli.models import LoadedModel
-from sift_cli.transforms._options import TransformOptions
+from sift_cli.transforms._options import COMMON, TransformOptions
 
 __all__ = ["TransformOptions", "decide", "kinds"]
 
@@ -21,9 +21,13 @@ def decide(kind: str, model: LoadedModel, options: TransformOptions) -> Transfor
     """The plan of transform ``kind`` for ``model``. The model is not changed; meta tensors do.
 
     Raises:
-        PlanError: Unknown kind, or options that do not fit the model.
+        PlanError: Unknown kind, an option that it does not have, or options that do not fit the model.
     """
     if kind not in kinds():
         raise PlanError(f"there is no transform {kind!r}", hint=f"choose one of: {', '.join(kinds())}")
-    plan: TransformPlan = registry.discover(__name__)[kind].decide(model, options)
+    plugin = registry.discover(__name__)[kind]
+    for option in sorted(options.given - COMMON - plugin.OPTIONS):
+        has = ", ".join(sorted(plugin.OPTIONS))
+        raise PlanError(f"the transform {kind} has no option {option}", hint=f"beside those of all transforms: {has}")
+    plan: TransformPlan = plugin.decide(model, options)
     return plan

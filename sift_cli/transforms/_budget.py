@@ -1,8 +1,9 @@
 """Spend a MAC budget on layers to the last whole weight, in integers.
 
-A weight of a layer costs as many MACs as the layer has output positions. All sparse layers get one density; what the
-rounding of each layer to a whole number of weights leaves over is handed out weight by weight, so that the total never
-exceeds the budget and falls short of it by less than the cheapest weight.
+A weight of a layer costs as many MACs as the layer has output positions. Layers get densities in given proportions,
+all the same by default, and none more than 1; what the rounding of each layer to a whole number of weights leaves over
+is handed out weight by weight, so that the total never exceeds the budget and falls short of it by less than the
+cheapest weight. With every position 1 the budget is one of weights.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from sift_cli.errors import Infeasible
 
 @dataclass(frozen=True)
 class Cost:
-    """Weights of one layer, and what each costs in MACs."""
+    """Weights of one layer, what each costs in MACs, and the layer's density relative to other layers."""
 
     weights: int
     positions: int
+    share: Fraction = Fraction(1)
 
 
 def spend(budget: int, layers: Mapping[str, Cost], *, transform: str) -> dict[str, int]:
@@ -49,11 +51,11 @@ def spend(budget: int, layers: Mapping[str, Cost], *, transform: str) -> dict[st
             f"{budget:,} left by the layers that stay dense",
             hint="lower --sparsity, let more layers be sparse, or use --match layer",
         )
-    density = Fraction(budget, total)
-    nonzero = {name: max(1, cost.weights * density.numerator // density.denominator) for name, cost in layers.items()}
+    density = _densities(budget, layers)
+    nonzero = {name: max(1, int(cost.weights * density[name])) for name, cost in layers.items()}
     left = budget - sum(nonzero[name] * cost.positions for name, cost in layers.items())
     # One weight more for the layers that rounding cost the most, as long as the budget pays …
-    for name in sorted(layers, key=lambda name: (nonzero[name] - layers[name].weights * density, name)):
+    for name in sorted(layers, key=lambda name: (nonzero[name] - layers[name].weights * density[name], name)):
         if 0 <= layers[name].positions <= left and nonzero[name] < layers[name].weights:
             nonzero[name] += 1
             left -= layers[name].positions
@@ -70,3 +72,20 @@ def spend(budget: int, layers: Mapping[str, Cost], *, transform: str) -> dict[st
         nonzero[name] += more
         left -= more * layers[name].positions
     return nonzero
+
+
+def _densities(budget: int, layers: Mapping[str, Cost]) -> dict[str, Fraction]:
+    """Densities d = min(1, ε · share) with Σ d · weights · positions = ``budget``, which is less than all layers cost.
+
+    Layers that ε makes denser than dense become dense, and ε is found again for the others, until there are none: ε
+    only grows, as such a layer gives back what it could not use, so none of them would have to be taken back.
+    """
+    full: set[str] = set()
+    while True:
+        rest = {name: cost for name, cost in layers.items() if name not in full}
+        left = budget - sum(layers[name].weights * layers[name].positions for name in full)
+        epsilon = left / sum(cost.weights * cost.positions * cost.share for cost in rest.values())
+        over = {name for name, cost in rest.items() if epsilon * cost.share > 1}
+        if not over:
+            return {name: Fraction(1) if name in full else epsilon * cost.share for name, cost in layers.items()}
+        full |= over

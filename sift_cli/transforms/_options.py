@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
+from sift_cli.core.sparsity import parse_sparsity
 from sift_cli.errors import PlanError
+from sift_cli.sparsity import distributions
+from sift_cli.sparsity.patterns import Pattern
+from sift_cli.sparsity.patterns import parse as parse_pattern
+
+#: Options that every transform has; it names the others that it understands in its ``OPTIONS``.
+COMMON = frozenset({"sparsity", "match", "init", "seed", "only", "keep"})
+
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Override(Generic[Value]):
+    """``GLOB=VALUE``: a value for the layers that a glob matches."""
+
+    text: str
+    glob: str
+    value: Value
+
+    def matches(self, layer: str) -> bool:
+        return fnmatchcase(layer, self.glob)
+
+
+def _override(text: str, read: Callable[[str], Value]) -> Override[Value]:
+    glob, equals, value = text.rpartition("=")
+    if not (glob and equals):
+        raise PlanError(f"{text!r} is not GLOB=VALUE", hint="write it as 'layer1.*=0.5'")
+    return Override(text, glob, read(value))
 
 
 @dataclass(frozen=True)
@@ -22,6 +52,18 @@ class TransformOptions:
         multiple: Round widths to a multiple of this; None truncates, as the paper does.
         only: Globs over layer names; when given, only these layers become sparse.
         keep: Globs over layer names; these layers stay dense.
+        nonlinearity: What follows each branch of a layer that is put in the place of another: "none", "act" (an
+            activation), "norm" (a BatchNorm), "norm-act" (both); None leaves it to the layer's kind, as the paper.
+        compat: "released" counts as the official code does and not as the paper says.
+        snap: Take the nearest sparsity at which the transform exists instead of refusing.
+        width: Width factor of a dense baseline; None takes the one that belongs to the sparsity.
+        pattern: Where kept weights may lie, see :mod:`sift_cli.sparsity.patterns`.
+        layer_pattern: ``GLOB=PATTERN`` for layers that have another; the first that matches counts.
+        distribution: How dense layers are relative to each other, see :mod:`sift_cli.sparsity.distributions`.
+        layer_sparsity: ``GLOB=SPARSITY`` for layers that have their own; the first that matches counts, and the other
+            layers take up what the budget then leaves. A layer of n weights keeps ⌊(1 − sparsity) · n⌋.
+        mask: "random"; "topk", the largest weights as they are after the transform's initialisation; or "file", masks
+            that :func:`sift_cli.api.plan` is given.
     """
 
     sparsity: Fraction
@@ -31,6 +73,15 @@ class TransformOptions:
     multiple: int | None = None
     only: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    nonlinearity: Literal["none", "act", "norm", "norm-act"] | None = None
+    compat: Literal["released"] | None = None
+    snap: bool = False
+    width: Fraction | None = None
+    pattern: str = "unstructured"
+    layer_pattern: tuple[str, ...] = ()
+    distribution: str = "uniform"
+    layer_sparsity: tuple[str, ...] = ()
+    mask: Literal["random", "topk", "file"] = "random"
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
@@ -43,6 +94,27 @@ class TransformOptions:
             raise PlanError(f"multiple {self.multiple} is outside 1 … 4096")
         if not 0 <= self.seed < 2**63:
             raise PlanError(f"seed {self.seed} is outside 0 … 2**63 − 1")
+        if self.nonlinearity not in (None, "none", "act", "norm", "norm-act"):
+            raise PlanError(f"nonlinearity must be 'none', 'act', 'norm' or 'norm-act', not {self.nonlinearity!r}")
+        if self.compat not in (None, "released"):
+            raise PlanError(f"compat must be 'released', not {self.compat!r}")
+        if self.width is not None and not 1 <= self.width <= 64:
+            raise PlanError(f"width {self.width} is outside 1 … 64")
+        if self.mask not in ("random", "topk", "file"):
+            raise PlanError(f"mask must be 'random', 'topk' or 'file', not {self.mask!r}")
+        parse_pattern(self.pattern)
+        distributions.share(self.distribution, (1, 1))
+        _ = self.sparsities, self.patterns
+
+    @property
+    def sparsities(self) -> tuple[Override[Fraction], ...]:
+        """``layer_sparsity``, read."""
+        return tuple(_override(text, parse_sparsity) for text in self.layer_sparsity)
+
+    @property
+    def patterns(self) -> tuple[Override[Pattern], ...]:
+        """``layer_pattern``, read."""
+        return tuple(_override(text, parse_pattern) for text in self.layer_pattern)
 
     def selects(self, layer: str) -> bool | None:
         """True or False where the globs decide about ``layer``, None where they say nothing."""
@@ -52,13 +124,19 @@ class TransformOptions:
             return any(fnmatchcase(layer, glob) for glob in self.only)
         return None
 
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the options that are not at their default."""
+        return frozenset(
+            spec.name for spec in fields(self) if spec.name == "sparsity" or getattr(self, spec.name) != spec.default
+        )
+
     def to_json(self) -> dict[str, Any]:
         """JSON values; sparsity has its own place in the plan."""
-        return {
-            "match": self.match,
-            "init": self.init,
-            "seed": self.seed,
-            "multiple": self.multiple,
-            "only": list(self.only),
-            "keep": list(self.keep),
-        }
+        return {spec.name: _json(getattr(self, spec.name)) for spec in fields(self) if spec.name != "sparsity"}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Fraction) else value

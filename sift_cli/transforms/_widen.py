@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +15,7 @@ from sift_cli.core.plan import Edit, FillTensor, ResizeAxis, SetAttribute
 from sift_cli.errors import Infeasible, PlanError
 from sift_cli.surgery import apply_edits
 from sift_cli.transforms._options import TransformOptions
-from sift_cli.widths import Face, LayerRole, WidthGraph, solve_widths, trace_widths
+from sift_cli.widths import Attribute, Face, LayerRole, WidthGraph, solve_widths, trace_widths
 
 #: Weights of the widened dense tensors, which training and masking hold in memory: 64 GB of float32.
 MAX_WEIGHTS = 16 * 10**9
@@ -123,29 +124,92 @@ def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> 
 def _attributes(
     module: nn.Module, wide: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]
 ) -> Iterator[SetAttribute]:
-    """Attributes that the forward pass uses, and those that only repeat a size for people and tools."""
-    changed: dict[tuple[str, str], int] = {
-        (attribute.module, attribute.name): new
+    """Attributes that the forward pass uses, those that only repeat a size for people and tools, and numbers that were
+    computed from a size."""
+    changed = {
+        attribute: new
         for index, new in sizes.items()
         for attribute in graph.groups[index].attributes
         if graph.groups[index].face is not Face.FREE
     }
     for path, child in wide.named_modules():
-        weight = child._parameters.get("weight")
-        if weight is None:
-            continue
-        match child:
-            case nn.modules.conv._ConvNd(transposed=False):
-                groups = changed.get((path, "groups"), child.groups)
-                changed[path, "out_channels"] = weight.shape[0]
-                changed[path, "in_channels"] = weight.shape[1] * groups
-            case nn.Linear():
-                changed[path, "out_features"], changed[path, "in_features"] = weight.shape
-            case nn.modules.batchnorm._NormBase():
-                changed[path, "num_features"] = weight.shape[0]
-            case nn.GroupNorm():
-                changed[path, "num_channels"] = weight.shape[0]
-    for (path, name), new in changed.items():
-        old = getattr(module.get_submodule(path), name)
+        changed |= {Attribute(path, name): size for name, size in _repeated(path, child, changed)}
+    modules = dict(module.named_modules())
+    for attribute, new in changed.items():
+        old = _get(modules[attribute.module], attribute)
         if old != new:
-            yield SetAttribute(path, name, old, new)
+            yield SetAttribute(attribute.module, attribute.name, old, new, attribute.element)
+    yield from _computed(module, graph, sizes)
+
+
+def _get(module: nn.Module, attribute: Attribute) -> int:
+    found: Any = module
+    for name in attribute.name.split("."):
+        found = getattr(found, name)
+    return found if attribute.element is None else found[attribute.element]  # type: ignore[no-any-return]
+
+
+def _repeated(path: str, child: nn.Module, changed: Mapping[Attribute, int]) -> Iterator[tuple[str, int]]:
+    """Attributes in which PyTorch's own modules repeat the shape of their weight."""
+    weight = child._parameters.get("weight")
+    match child:
+        case nn.modules.conv._ConvNd():
+            groups = changed.get(Attribute(path, "groups"), child.groups)
+            first, second = (1, 0) if child.transposed else (0, 1)
+            yield "out_channels", child.weight.shape[first] * (groups if child.transposed else 1)
+            yield "in_channels", child.weight.shape[second] * (1 if child.transposed else groups)
+        case nn.Linear():
+            yield "out_features", child.weight.shape[0]
+            yield "in_features", child.weight.shape[1]
+        case nn.Embedding():
+            yield "embedding_dim", child.weight.shape[1]
+        case nn.modules.batchnorm._NormBase() if weight is not None:
+            yield "num_features", weight.shape[0]
+        case nn.GroupNorm() if weight is not None:
+            yield "num_channels", weight.shape[0]
+        case nn.MultiheadAttention():
+            yield "embed_dim", child.out_proj.weight.shape[0]
+            yield "head_dim", child.out_proj.weight.shape[1] // child.num_heads
+            yield "kdim", (child.in_proj_weight if child._qkv_same_embed_dim else child.k_proj_weight).shape[1]
+            yield "vdim", (child.in_proj_weight if child._qkv_same_embed_dim else child.v_proj_weight).shape[1]
+        case nn.RNNBase():
+            yield "input_size", child.weight_ih_l0.shape[1]  # type: ignore[union-attr, index]
+            yield "hidden_size", child.weight_hh_l0.shape[0] // _GATES[child.mode]  # type: ignore[union-attr, index]
+            if child.proj_size:
+                yield "proj_size", child.weight_hr_l0.shape[0]  # type: ignore[union-attr, index]
+
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+
+
+def _computed(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> Iterator[SetAttribute]:
+    """Numbers that a constructor computed from a width: its square root or the inverse of that, as attention and
+    embeddings are scaled by. Recognised by value, among the widths that the module itself deals with."""
+    near: dict[str, dict[int, int]] = defaultdict(dict)
+    for index, new in sizes.items():
+        group = graph.groups[index]
+        for axis in group.axes:
+            path = axis.tensor.rpartition(".")[0]
+            for place in (path, path.rpartition(".")[0]):  # of its own parameters, and of its layers'
+                near[place].setdefault(group.size, new)
+        for attribute in group.attributes:
+            near[attribute.module].setdefault(group.size, new)
+    for path, child in module.named_modules():
+        widths = dict(near[path])
+        for heads in {
+            value for name, value in child.__dict__.items() if "head" in name and type(value) is int and value
+        }:
+            for old, new in list(widths.items()):
+                if old % heads == new % heads == 0:
+                    widths.setdefault(old // heads, new // heads)
+        for name, value in child.__dict__.items():
+            if type(value) is not float or name.startswith("_"):
+                continue
+            for old, new in widths.items():
+                for power in (0.5, -0.5):
+                    if old > 1 and old != new and math.isclose(value, old**power, rel_tol=1e-9):
+                        yield SetAttribute(path, name, value, new**power)
+                        break
+                else:
+                    continue
+                break

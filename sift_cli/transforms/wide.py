@@ -12,20 +12,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
 from sift_cli.core.counts import FlopReport
-from sift_cli.core.plan import AttachMask, Edit, PlannedLayer, TransformPlan
+from sift_cli.core.plan import Edit, PlannedLayer, TransformPlan
 from sift_cli.errors import Infeasible, PlanError
 from sift_cli.flops import count_module
 from sift_cli.models import LoadedModel
-from sift_cli.transforms._budget import Cost, spend
+from sift_cli.transforms import _masking
 from sift_cli.transforms._init import preserve_fills, scratch_fills
 from sift_cli.transforms._options import TransformOptions
 from sift_cli.transforms._widen import widen
 from sift_cli.widths import LayerRole, WidthGraph
+
+#: Options it understands beyond those of all transforms.
+OPTIONS = frozenset({"multiple"}) | _masking.OPTIONS
 
 
 def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
@@ -47,16 +49,14 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         edits, graph, wide, notes = list(widened.edits), widened.graph, widened.module, widened.notes
         after = count_module(wide, inputs, counter="dispatch", nonzero={})
         layers = _layers(after, meta, wide, graph, options)
-        nonzero = _solve(layers, before, after, options)
+        choices = _solve(layers, wide, before, after, options)
+        nonzero = {name: choice.nonzero for name, choice in choices.items()}
         fills = scratch_fills if options.init == "scratch" else preserve_fills
         edits += fills(wide, edits, {layers[name].weight for name in nonzero}, options.seed)
-        rule: Literal["random", "block"] = "random" if options.init == "scratch" else "block"
-        edits += [
-            AttachMask(layers[name].weight, count, rule, options.seed if rule == "random" else 0)
-            for name, count in nonzero.items()
-            if count < layers[name].after
-        ]
+        edits += [_masking.attach(choice, options) for choice in choices.values() if choice.sparse]
+        notes = (*notes, *_masking.notes(choices, options))
     else:
+        choices = {}
         after = before
         layers = _layers(after, meta, meta, None, options)
         nonzero = {}
@@ -65,7 +65,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
             name,
             layer.op,
             layer.weight,
-            layer.role,
+            "fixed" if name in choices and choices[name].given else layer.role,
             layer.positions,
             layer.before,
             layer.after,
@@ -82,7 +82,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         sparsity=str(options.sparsity),
         options=options.to_json(),
         architecture=model.architecture,
-        input_shapes=tuple(tuple(tensor.shape) for tensor in model.inputs),
+        inputs=model.specs,
         edits=tuple(edits),
         layers=planned,
         promises=tuple(promises),
@@ -144,28 +144,27 @@ def _layers(
 
 
 def _solve(
-    layers: Mapping[str, _Layer], before: FlopReport, after: FlopReport, options: TransformOptions
-) -> dict[str, int]:
-    """Nonzeros by layer name, for the layers that become sparse."""
-    if options.init == "preserve":
-        # Only the original weights, all of them, compute the original function. Where the total has to match, that
-        # leaves nothing for new weights anywhere, so stem and head keep to their block as well.
-        blocked = ("sparse", "depthwise") + (("first", "last") if options.match == "model" else ())
-        return {name: layer.before for name, layer in layers.items() if layer.role in blocked}
+    layers: Mapping[str, _Layer], wide: nn.Module, before: FlopReport, after: FlopReport, options: TransformOptions
+) -> dict[str, _masking.Choice]:
+    """What the layers that become sparse keep, by layer name."""
     # A depthwise layer grows by k and not by k², so its own iso-FLOP sparsity is 1 − 1/k: as many weights as before.
     # (The paper widens depthwise layers by k², which their neighbours in a block, widened by k, cannot follow.)
-    fixed = {name: layer.before for name, layer in layers.items() if layer.role == "depthwise"}
-    sparse = {name: layer for name, layer in layers.items() if layer.role == "sparse"}
-    if not sparse:
+    roles = {"sparse", "depthwise"}
+    if options.init == "preserve" and options.match == "model":
+        # The original weights use up the whole budget, so stem and head keep to their block as well.
+        roles |= {"first", "last"}
+    if not any(layer.role == "sparse" for layer in layers.values()) and options.init == "scratch":
         raise PlanError("no layer is left to be sparse", hint="loosen --only or --keep")
-    if options.match == "layer":
-        return {name: layer.before for name, layer in sparse.items()} | fixed
-    dense = sum(
-        layer.positions * fixed.get(name, layer.after) for name, layer in layers.items() if name not in sparse
-    ) + _other_macs(layers, after)
-    costs = {name: Cost(layer.after, layer.positions) for name, layer in sparse.items()}
-    solved = spend(before.dense - dense, costs, transform="wide") | fixed
-    return {name: solved[name] for name in layers if name in solved}
+    sites = {
+        name: _masking.site(
+            wide, layer.weight, positions=layer.positions, before=layer.before, own=layer.role == "depthwise"
+        )
+        for name, layer in layers.items()
+        if layer.role in roles
+    }
+    dense = sum(layer.positions * layer.after for name, layer in layers.items() if name not in sites)
+    budget = before.dense - dense - _other_macs(layers, after)
+    return _masking.choose(sites, budget if options.match == "model" else None, options, transform="wide")
 
 
 def _other_macs(layers: Mapping[str, _Layer], report: FlopReport) -> int:

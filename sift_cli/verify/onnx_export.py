@@ -17,9 +17,10 @@ from sift_cli.core.certificate import Certificate, Claim, claim
 from sift_cli.core.masks import Mask
 from sift_cli.errors import ExportError, RuntimeUnavailable, VerificationFailed
 from sift_cli.export.manifest import Manifest
-from sift_cli.export.onnx import to_onnx
+from sift_cli.export.onnx import is_tokens, lengths, to_onnx
 from sift_cli.flops import count_module, count_onnx
 from sift_cli.models import LoadedModel
+from sift_cli.models.calling import Inputs, call, map_inputs, primary, random_like, specs_of, tensors_of
 from sift_cli.runtime import library_path, session
 from sift_cli.surgery import TransformedModel
 from sift_cli.verify.evidence import require
@@ -39,7 +40,7 @@ def write_onnx(model: LoadedModel | TransformedModel, path: Path, *, opset: int)
         VerificationFailed: The file does not count or compute what the model does.
     """
     masks = model.masks if isinstance(model, TransformedModel) else {}
-    proto = to_onnx(model.module, model.inputs, masks, {}, opset=opset)
+    proto = to_onnx(model.module, model.inputs, masks, {}, opset=opset, any_length=True)
     _write(proto, path)
     certificate = require(Certificate(tuple(_measure(model, path, opset))))
     if isinstance(model, TransformedModel):
@@ -65,7 +66,7 @@ def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
         raise ExportError(f"the exporter made an invalid model: {str(error).splitlines()[0]}") from None
     if isinstance(model, TransformedModel) and model.masks:
         # What the plan says it says of the input it was made at; at another one there is no budget to hold to.
-        if tuple(tuple(tensor.shape) for tensor in model.inputs) == model.plan.input_shapes:
+        if [spec.shape for spec in specs_of(model.inputs)] == [spec.shape for spec in model.plan.inputs]:
             yield _iso_flop(model, path)
         yield _cardinality(model, path)
     yield from _outputs(model, path, opset)
@@ -73,7 +74,7 @@ def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
 
 def _iso_flop(model: TransformedModel, path: Path) -> Claim:
     in_torch = count_module(model.module, model.inputs, counter="dispatch", nonzero=model.nonzero).sparse
-    in_graph = sum(macs_by_weight(count_onnx(path), model.masks).values())
+    in_graph = sum(macs_by_weight(count_onnx(path, dims=_lengths(model, path)), model.masks).values())
     return claim(
         "iso_flop",
         in_graph == model.plan.macs_after == in_torch,
@@ -82,6 +83,13 @@ def _iso_flop(model: TransformedModel, path: Path) -> Claim:
         bound=f"{model.plan.macs_after:,} MACs, as planned and as torch counts",
         counter="onnx",
     )
+
+
+def _lengths(model: TransformedModel, path: Path) -> dict[str, int]:
+    """Sizes of the length axes that the file left open."""
+    graph = onnx.load(path, load_external_data=False).graph
+    open_axes = {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim}
+    return {name: size for name, size in lengths(model.inputs).items() if name in open_axes}
 
 
 def _cardinality(model: TransformedModel, path: Path) -> Claim:
@@ -125,25 +133,30 @@ def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
 
 def _compare(
     module: nn.Module,
-    examples: tuple[torch.Tensor, ...],
+    examples: Inputs,
     run: InferenceSession,
     sizes: Sequence[int],
     counter: str,
 ) -> Iterator[Claim]:
-    """Shapes and values of what onnxruntime computes for batches of ``sizes``, against ``module``."""
-    random = torch.Generator().manual_seed(1)
+    """Shapes and values of what onnxruntime computes for batches of ``sizes``, against ``module``; where the length of
+    tokens is open, of every other batch at half the length."""
     names = [item.name for item in run.get_inputs()]
+    open_axes = {axis for item in run.get_inputs() for axis in item.shape}
+    halved = [size for name, size in lengths(examples).items() if name in open_axes]
     before, after, errors = [], [], []
-    for size in sizes:
-        inputs = tuple(torch.randn(size, *tensor.shape[1:], generator=random) for tensor in examples)
+    for number, size in enumerate(sizes):
+        inputs = random_like(examples, size, seed=size)
+        if number % 2:
+            inputs = map_inputs(lambda t: t[:, : t.shape[1] // 2 + 1] if is_tokens(t, halved) else t, inputs)
         with torch.no_grad():
-            wanted = module(*inputs).numpy()
-        got = run.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})[0]
-        before.append(list(wanted.shape))
-        after.append(list(got.shape))
-        if wanted.shape == got.shape:
-            scale = float(np.abs(wanted).max()) or 1.0  # outputs of 0, as a zero head has them
-            errors.append(float(np.abs(got - wanted).max()) / scale)
+            wanted = [tensor.numpy() for tensor in primary(call(module, inputs))]
+        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors_of(inputs), strict=True)}
+        got = run.run(None, feed)
+        before += (shapes := [list(array.shape) for array in wanted])
+        after += [list(array.shape) for array in got]
+        if after[-len(shapes) :] == shapes:
+            scale = max(float(np.abs(array).max()) for array in wanted) or 1.0  # 0, as a zero head has it
+            errors.append(max(float(np.abs(a - b).max()) for a, b in zip(got, wanted, strict=True)) / scale)
     yield claim("io_shapes", before == after, before=before, after=after, bound=f"{before}", counter=counter)
     if len(errors) == len(sizes):
         yield claim(

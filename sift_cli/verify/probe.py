@@ -13,14 +13,16 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from sift_cli.models.calling import Inputs, call, primary, random_like
+
 #: A layer is hidden if all of its weights together move the output by less than this part of its largest value.
 VISIBLE = 1e-2
 
 
-def hidden_layers(module: nn.Module, inputs: tuple[torch.Tensor, ...], weights: Collection[str]) -> list[str]:
+def hidden_layers(module: nn.Module, inputs: Inputs, weights: Collection[str]) -> list[str]:
     """Those of ``weights`` that the outputs for ``inputs`` hardly depend on, by first order: Σ |gradient · weight|."""
     module = copy.deepcopy(module).requires_grad_(True)  # frozen layers show as much as others
-    output = module(*inputs)
+    output = torch.cat([tensor.flatten() for tensor in primary(call(module, inputs))])
     signs = torch.randint(0, 2, output.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     parameters = [module.get_parameter(name) for name in weights]
     gradients = torch.autograd.grad((output * signs).sum(), parameters, allow_unused=True)
@@ -32,7 +34,7 @@ def hidden_layers(module: nn.Module, inputs: tuple[torch.Tensor, ...], weights: 
     ]
 
 
-def lively(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
+def lively(module: nn.Module, inputs: Inputs) -> nn.Module:
     """A copy whose BatchNorms have random scales and shifts and the statistics of a random batch; weights stay."""
     result = copy.deepcopy(module)
     random = torch.Generator().manual_seed(2)
@@ -45,5 +47,5 @@ def lively(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
             norm.momentum = 1.0  # the running statistics become those of the batch
         for norm in norms:
             norm.train()
-        result(*(torch.randn(4, *tensor.shape[1:], generator=random) for tensor in inputs))
+        call(result, random_like(inputs, 4, seed=3))
     return result.eval()

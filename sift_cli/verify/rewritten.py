@@ -10,6 +10,7 @@ from torch import nn
 
 from sift_cli.core.certificate import Certificate, claim
 from sift_cli.core.masks import Mask
+from sift_cli.models.calling import call, primary
 from sift_cli.surgery import TransformedModel
 from sift_cli.verify.evidence import require
 
@@ -35,13 +36,13 @@ def certify_rewritten(model: TransformedModel, read: nn.Module, masks: Mapping[s
     certificate = Certificate((roundtrip,))
     if roundtrip.held:
         with torch.no_grad():
-            before, after = model.module(*model.inputs), read.eval()(*model.inputs)
+            before, after = (primary(call(module, model.inputs)) for module in (model.module, read.eval()))
         certificate += [
             claim(
                 "same_function",
-                _bits_equal(before, after),
+                len(before) == len(after) and all(map(_bits_equal, before, after)),
                 before=0.0,
-                after=float((before - after).abs().max()),
+                after=max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)),
                 bound="0: outputs identical bit for bit",
                 counter="torch",
             )

@@ -35,6 +35,7 @@ class Frame:
     file: str
     line: int
     code: str
+    operator: str = ""  # that asked for a shape; "" while Python code of the model ran
 
     def __str__(self) -> str:
         return f"{os.path.basename(self.file)}:{self.line} in {self.code}"
@@ -55,6 +56,7 @@ class WidthEnv(ShapeEnv):
     def __init__(self) -> None:
         super().__init__(duck_shape=False, specialize_zero_one=True)
         self.equations: dict[tuple[sympy.Expr, sympy.Expr], Equation] = {}
+        self.operator = ""  # that is running; "" while Python code of the model is
         self._values: dict[sympy.Basic, sympy.Basic] = {}
 
     def symbol(self, name: str, value: int) -> tuple[sympy.Symbol, torch.SymInt]:
@@ -87,7 +89,7 @@ class WidthEnv(ShapeEnv):
         else:
             return  # an inequality, or an equality that does not hold: it couples nothing
         if (left, right) not in self.equations:
-            self.equations[left, right] = Equation(left, right, _user_frame())
+            self.equations[left, right] = Equation(left, right, _user_frame(self.operator))
 
     # Overrides of ShapeEnv. All questions end in one of these.
 
@@ -124,7 +126,7 @@ class WidthEnv(ShapeEnv):
         return ValueRanges(value, value) if value.is_Integer else ValueRanges.unknown_int()
 
 
-def _user_frame() -> Frame:
+def _user_frame(operator: str) -> Frame:
     """The innermost frame that is neither PyTorch's, sympy's nor ours."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
@@ -132,4 +134,4 @@ def _user_frame() -> Frame:
         if not file.startswith(_SKIPPED_FOLDERS) and "<" not in file and "functools" not in file:
             break
         frame = frame.f_back
-    return Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+    return Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, operator)

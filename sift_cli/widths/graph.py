@@ -3,13 +3,16 @@
 How it is decided which groups may scale. Let a group's *degree* be 1 if its size scales with the width factor and 0
 if it stays. In every equation between sizes all terms must have the same degree, which propagates: a constant has
 degree 0, a product has the sum of its factors'. Degrees are fixed in this order, propagating each time: what a
-constant forces; the model's inputs and outputs (0); groups of a convolution (1 if it is depthwise, else 0); axes of
-parameters (1); whatever is left (0). What could not get the degree it should have is kept and said so.
+constant forces; the model's inputs and outputs (0); batch sizes of products of activations, which are numbers of heads
+(0, so it is the size of a head that scales); groups of a convolution (1 if it is depthwise, else 0); axes of weights
+that contract (1); whatever is left (0). What could not get the degree it should have is kept and said so.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -19,6 +22,7 @@ import torch
 from torch import nn
 
 from sift_cli.widths.env import Frame
+from sift_cli.widths.labels import INPUT
 from sift_cli.widths.polynomial import Monomial, NotPolynomial, Polynomial, polynomial
 from sift_cli.widths.trace import Trace, slots, trace
 
@@ -30,8 +34,9 @@ class Face(StrEnum):
     INPUT = "input"
     OUTPUT = "output"
     LITERAL = "literal"  # a number in the model's code fixes it
-    COUNT = "count"  # a number of groups or heads: never a width
-    FREE = "free"  # no parameter depends on it
+    TIED = "tied"  # it would have to scale together with a size that stays
+    HEADS = "heads"  # a number of heads or groups, never a width
+    FREE = "free"  # no contraction depends on it
 
 
 class LayerRole(StrEnum):
@@ -41,6 +46,7 @@ class LayerRole(StrEnum):
     LAST = "last"  # its result reaches the output with no other contraction after it
     DEPTHWISE = "depthwise"
     GROUPED = "grouped"
+    EMBEDDING = "embedding"
     HIDDEN = "hidden"
 
 
@@ -54,10 +60,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Attribute:
-    """One integer attribute of one module ("" is the model itself)."""
+    """One integer attribute of one module ("" is the model itself), or one element of a tuple or list of integers.
+
+    ``name`` is "config.hidden_size" for an attribute of the module's configuration.
+    """
 
     module: str
     name: str
+    element: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class WidthGroup:
         scales: True if it grows with the width factor.
         face: Why.
         axes, attributes: Where it occurs.
-        frame: The line of the model that fixed it, for a LITERAL.
+        frame: The line of the model that fixed it, for a LITERAL and for what is TIED.
     """
 
     size: int
@@ -88,7 +98,8 @@ class WidthGraph:
         groups: In order of first occurrence in the model.
         relations: Linear equations ``sum(coefficient * new_size(group)) == 0`` over groups that scale (a concatenation
             gives one); each is a mapping from index in ``groups`` to coefficient.
-        roles: Weight name → role, for every convolution and linear weight that was used.
+        roles: Weight name → role, for every convolution, linear weight and embedding that was used.
+        attention: Weight name → its parts in attention, of "q", "k", "v" and "out".
         not_understood: Sentences about what was met and could not be used.
     """
 
@@ -96,11 +107,13 @@ class WidthGraph:
     relations: tuple[dict[int, int], ...]
     roles: dict[str, LayerRole]
     not_understood: tuple[str, ...] = ()
+    attention: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def literals(self) -> tuple[WidthGroup, ...]:
-        """Groups that should scale and cannot, because the model's code has their size as a number."""
-        return tuple(group for group in self.groups if group.face is Face.LITERAL and group.axes)
+        """Groups that should scale and cannot: the model's code has their size, or one they are tied to, as a
+        number."""
+        return tuple(group for group in self.groups if group.face in (Face.LITERAL, Face.TIED) and group.axes)
 
 
 class _Conflict(Exception):
@@ -222,12 +235,12 @@ class _System:
         return True
 
 
-def trace_widths(module: nn.Module, inputs: tuple[Any, ...]) -> WidthGraph:
+def trace_widths(module: nn.Module, inputs: Any) -> WidthGraph:
     """Find the widths of ``module``. It is not changed; meta tensors do.
 
     Args:
         module: The model, in eval mode.
-        inputs: Example inputs of the model's ``forward``, batch of one.
+        inputs: Example inputs of the model's ``forward``, a tuple or by keyword, batch of one.
 
     Raises:
         UnsupportedOp: The forward pass cannot be followed on symbolic sizes.
@@ -244,33 +257,59 @@ def trace_widths(module: nn.Module, inputs: tuple[Any, ...]) -> WidthGraph:
             not_understood.append(f"{equation.frame}: {reason}")
             continue
         system.equations.append((left - right, equation.frame))
+    shape_of_outputs = [size for output in traced.outputs for size in output.shape]
+    outputs = _symbols(system, (size.node.expr for size in shape_of_outputs if isinstance(size, torch.SymInt)))
+    heads = _symbols(system, traced.heads)
     system.close()
-    _decide_degrees(system, traced, module)
+    _decide_degrees(system, traced, module, outputs, heads)
     return _assemble(system, traced, _roles(traced, module), not_understood)
 
 
-def _decide_degrees(system: _System, traced: Trace, module: nn.Module) -> None:
+def _symbols(system: _System, sizes: Iterable[sympy.Expr]) -> list[sympy.Symbol]:
+    """Every symbol that one of ``sizes`` depends on."""
+    found: dict[sympy.Symbol, None] = {}
+    for expr in dict.fromkeys(sizes):
+        with contextlib.suppress(NotPolynomial):
+            found |= dict.fromkeys(sorted(polynomial(expr, system.quotient).symbols(), key=str))
+    return list(found)
+
+
+#: Operators whose arguments are sizes, so that a constant there is a number in the model's code; in every other one it
+#: is the size of an activation, which comes from the size of the input.
+_TAKES_SIZES = ("view", "reshape", "expand", "slice", "split", "unflatten", "as_strided", "layer_norm", "group_norm")
+
+
+def _is_literal(frame: Frame) -> bool:
+    return not frame.operator or any(name in frame.operator for name in _TAKES_SIZES)
+
+
+def _decide_degrees(
+    system: _System, traced: Trace, module: nn.Module, outputs: list[sympy.Symbol], heads: list[sympy.Symbol]
+) -> None:
     # The input is decided first so that what it reaches is told apart from what a literal fixes.
     for symbol in traced.inputs:
         system.decide(symbol, 0, Face.INPUT)
-    for symbol, frame in system.propagate(list(range(len(system.equations))), system.degree).items():
-        system.face.setdefault(symbol, (Face.HIDDEN if system.degree[symbol] else Face.LITERAL, frame))
-    for output in traced.outputs:
-        for size in output.shape:
-            if isinstance(size, torch.SymInt):
-                for symbol in polynomial(size.node.expr, system.quotient).symbols():
-                    system.decide(symbol, 0, Face.OUTPUT)
+    forced = system.propagate(list(range(len(system.equations))), system.degree)
+    numbers = {system.sizes[symbol] for symbol, frame in forced.items() if _is_literal(frame)}
+    for symbol, frame in forced.items():
+        # What follows a literal meets it, times spatial sizes, as the size of an activation.
+        fixed = Face.LITERAL if any(system.sizes[symbol] % number == 0 for number in numbers) else Face.INPUT
+        system.face.setdefault(symbol, (Face.HIDDEN if system.degree[symbol] else fixed, frame))
+    for symbol in outputs:
+        system.decide(symbol, 0, Face.OUTPUT)
+    for symbol in heads:
+        system.decide(symbol, 0, Face.HEADS)
     modules = dict(module.named_modules())
-    for (path, name), symbol in traced.attributes.items():
-        if name == "groups":
-            weight = getattr(modules[path], "weight", None)
+    for key, symbol in traced.attributes.items():
+        if key.name in ("groups", "num_groups"):
+            weight = getattr(modules[key.module], "weight", None)
             depthwise = weight is not None and weight.dim() > 2 and weight.shape[1] == 1
             if not (depthwise and system.decide(symbol, 1, Face.HIDDEN)):
-                system.decide(symbol, 0, Face.COUNT)
-    parameters = {name for name, _ in module.named_parameters()}
+                system.decide(symbol, 0, Face.HEADS)
+    contracting = {site.weight for site in traced.sites if site.op != "embedding"}
     for (tensor, _), symbol in traced.axes.items():
-        if tensor in parameters and not system.decide(symbol, 1, Face.HIDDEN):
-            system.decide(symbol, 0, Face.LITERAL)
+        if tensor in contracting and not system.decide(symbol, 1, Face.HIDDEN):
+            system.decide(symbol, 0, Face.TIED)
     for symbol in system.sizes:
         if not system.decide(symbol, 0, Face.FREE):
             system.decide(symbol, 1, Face.FREE)
@@ -280,7 +319,10 @@ def _roles(traced: Trace, module: nn.Module) -> dict[str, LayerRole]:
     shapes = {slot.name: slot.tensor.shape for slot in slots(module)}
     roles: dict[str, LayerRole] = {}
     for site in traced.sites:
-        if "<input>" in site.feeds_on:
+        if site.op == "embedding":
+            roles.setdefault(site.weight, LayerRole.EMBEDDING)
+            continue
+        if INPUT in site.feeds_on:
             role = LayerRole.FIRST
         elif site.weight in traced.output_feeds_on:
             role = LayerRole.LAST
@@ -302,8 +344,8 @@ def _assemble(
     attributes: dict[sympy.Symbol, list[Attribute]] = defaultdict(list)
     for (tensor, axis), symbol in traced.axes.items():
         axes[system.find(symbol)].append(Axis(tensor, axis))
-    for (path, name), symbol in traced.attributes.items():
-        attributes[system.find(symbol)].append(Attribute(path, name))
+    for key, symbol in traced.attributes.items():
+        attributes[system.find(symbol)].append(Attribute(key.module, key.name, key.element))
     index: dict[sympy.Symbol, int] = {}
     groups: list[WidthGroup] = []
     for symbol in system.sizes:
@@ -325,4 +367,5 @@ def _assemble(
             not_understood.append(f"{frame}: a product of widths")
             continue
         relations.append({index[monomial[0]]: coefficient for monomial, coefficient in linear.items()})
-    return WidthGraph(tuple(groups), tuple(relations), roles, tuple(not_understood))
+    attention = {name: frozenset(parts) for name, parts in traced.labels.attention.items() if not name.startswith("<")}
+    return WidthGraph(tuple(groups), tuple(relations), roles, tuple(not_understood), attention)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import sympy
-from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, PythonMod
+from torch.utils._sympy.functions import CleanDiv, FloorDiv, Max, Mod, PythonMod
 
 #: A product of sizes: the symbols in a fixed order, repeated for powers. The empty product is a constant.
 Monomial = tuple[sympy.Symbol, ...]
@@ -120,4 +120,9 @@ def polynomial(expr: sympy.Expr, quotient: Callable[[sympy.Expr, sympy.Expr], Po
     if isinstance(expr, Mod | PythonMod):
         quotient(*expr.args)
         return Polynomial()
+    if isinstance(expr, Max):
+        # Strides are at least 1, and sizes are positive.
+        sizes = [arg for arg in expr.args if not arg.is_number]
+        if len(sizes) == 1:
+            return polynomial(sizes[0], quotient)
     raise NotPolynomial(str(expr))

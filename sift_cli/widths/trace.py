@@ -2,13 +2,15 @@
 
 Every axis of every floating-point parameter and buffer, and every integer attribute of every module, gets a symbol of
 its own; the model's ``forward`` then runs once on fake tensors (shapes without storage) and :class:`WidthEnv` notes
-which of them must be equal. No operator needs a rule: the shape kernels of PyTorch know. Attributes are solved
-together with the weights, because an argument that ``forward`` computes from an attribute stays symbolic.
+which of them must be equal. No operator needs a rule: the shape kernels of PyTorch know (:mod:`.rules` has the
+exceptions). Attributes are solved together with the weights, because an argument that ``forward`` computes from an
+attribute stays symbolic.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import contextlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sift_cli.errors import UnsupportedOp
+from sift_cli.models.calling import call, primary
 from sift_cli.widths.env import WidthEnv
+from sift_cli.widths.labels import Labels, Site
+from sift_cli.widths.rules import WidthRules
 
 aten = torch.ops.aten
 
@@ -36,13 +41,20 @@ _NOT_A_WIDTH = frozenset(
     """.split()  # noqa: SIM905 a list of 35 strings is no easier to read
 )
 
-#: Contractions: operators that multiply activations with a weight, and the argument that holds the weight.
-_CONTRACTIONS = {
-    aten.convolution.default: 1,
-    aten.addmm.default: 2,
-    aten.mm.default: 1,
-    aten.linear.default: 1,
-}
+
+@dataclass(frozen=True)
+class AttributeKey:
+    """An integer attribute of a module, or one element of a tuple or list of integers.
+
+    Attributes:
+        module: Path of the module, "" for the model.
+        name: Name of the attribute; "config.hidden_size" for one of the module's configuration.
+        element: Place in the tuple or list, or None.
+    """
+
+    module: str
+    name: str
+    element: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,27 +69,35 @@ class Slot:
 
 
 @dataclass
-class Site:
-    """One use of a weight in a contraction."""
-
-    weight: str
-    op: str
-    groups: int
-    feeds_on: frozenset[str]
-
-
-@dataclass
 class Trace:
-    """What one model said about its sizes."""
+    """What one model said about its sizes.
+
+    Attributes:
+        env: The equations.
+        axes, attributes: Symbols by where they occur.
+        inputs: Symbols of the channels of floating-point inputs.
+        sizes: Present value of each symbol.
+        outputs: Primary outputs, on symbolic sizes.
+        heads: Batch sizes of products of activations: numbers of heads, windows or experts, never widths.
+        labels: What each weight does.
+        output_feeds_on: Label of the primary outputs.
+        unused: Names of parameters that no operator reads, neither in eval mode nor in train mode.
+    """
 
     env: WidthEnv
+    labels: Labels
     axes: dict[tuple[str, int], sympy.Symbol] = field(default_factory=dict)
-    attributes: dict[tuple[str, str], sympy.Symbol] = field(default_factory=dict)
+    attributes: dict[AttributeKey, sympy.Symbol] = field(default_factory=dict)
     inputs: list[sympy.Symbol] = field(default_factory=list)
     sizes: dict[sympy.Symbol, int] = field(default_factory=dict)
     outputs: list[torch.Tensor] = field(default_factory=list)
-    sites: list[Site] = field(default_factory=list)
+    heads: list[sympy.Expr] = field(default_factory=list)
     output_feeds_on: frozenset[str] = frozenset()
+    unused: frozenset[str] = frozenset()
+
+    @property
+    def sites(self) -> list[Site]:
+        return self.labels.sites
 
 
 def slots(module: nn.Module) -> Iterator[Slot]:
@@ -91,64 +111,28 @@ def slots(module: nn.Module) -> Iterator[Slot]:
 
 
 @contextmanager
-def replaced(found: list[Slot], stand_in: dict[int, torch.Tensor]) -> Iterator[None]:
+def replaced(module: nn.Module, found: list[Slot], stand_in: dict[int, torch.Tensor]) -> Iterator[None]:
     """Put ``stand_in[id(tensor)]`` in place of each tensor, and the tensors back again whatever happens."""
+    recurrent = [child for child in module.modules() if isinstance(child, nn.RNNBase)]
     try:
         for slot in found:
             slot.holder[slot.key] = stand_in[id(slot.tensor)]
+        for child in recurrent:
+            _relink(child)
         yield
     finally:
         for slot in found:
             slot.holder[slot.key] = slot.tensor
+        for child in recurrent:
+            _relink(child)
 
 
-class _Labels(TorchDispatchMode):
-    """Concrete pass: follow each activation back to the contractions it comes from, and note which axes are fixed.
-
-    An activation's label is the set of weights whose contractions feed it with no other contraction in between.
-    """
-
-    INPUT = "<input>"
-
-    def __init__(self, names: dict[int, str], inputs: list[torch.Tensor]) -> None:
-        super().__init__()
-        self.weights = dict(names)
-        self.labels: dict[int, frozenset[str]] = {id(t): frozenset([self.INPUT]) for t in inputs}
-        self.sites: list[Site] = []
-        self.fixed: dict[str, set[int]] = defaultdict(set)
-        self._alive: list[torch.Tensor] = []  # ids are compared, so nothing may be freed and its id reused
-
-    def label(self, tensor: torch.Tensor) -> frozenset[str]:
-        return self.labels.get(id(tensor), frozenset())
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        results = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
-        self._alive += operands + results
-        activations = [t for t in operands if id(t) not in self.weights]
-        if not activations and len(operands) == 1 and len(results) == 1 and func.is_view:
-            self.weights[id(results[0])] = self.weights[id(operands[0])]  # a transposed weight is still that weight
-            return result
-        label = frozenset[str]().union(*(self.label(t) for t in activations))
-        position = _CONTRACTIONS.get(func)
-        if position is not None and id(args[position]) in self.weights:
-            name = self.weights[id(args[position])]
-            is_conv = func is aten.convolution.default
-            self.sites.append(Site(name, "conv" if is_conv else "linear", args[8] if is_conv else 1, label))
-            if is_conv:
-                self.fixed[name] |= set(range(2, args[position].dim()))
-            label = frozenset([name])
-        elif func is aten.embedding.default and id(args[0]) in self.weights:
-            name = self.weights[id(args[0])]
-            self.fixed[name].add(0)
-            label = frozenset([name])
-        for tensor in results:
-            self.labels[id(tensor)] = label
-        return result
+def _relink(child: nn.RNNBase) -> None:
+    """A recurrent layer keeps its parameters a second time, in a list."""
+    child.__dict__["_flat_weights"] = [child._parameters[name] for name in child._flat_weights_names]
 
 
-def trace(module: nn.Module, inputs: tuple[Any, ...]) -> Trace:
+def trace(module: nn.Module, inputs: Any) -> Trace:
     """Trace ``module`` (any device, in eval mode) on inputs of the shapes of ``inputs``. The module is left as it was.
 
     Raises:
@@ -163,21 +147,22 @@ def trace(module: nn.Module, inputs: tuple[Any, ...]) -> Trace:
     stand_in = {id(s.tensor): _fake_like(fake, s.tensor, s.tensor.shape) for s in found}
     labels_of = {id(stand_in[key]): name for key, name in first_name.items()}
     fake_inputs = tree_map_only(torch.Tensor, lambda t: _fake_like(fake, t, t.shape), inputs)
-    labels = _Labels(labels_of, [t for t in tree_leaves(fake_inputs) if isinstance(t, torch.Tensor)])
-    with replaced(found, stand_in), torch.no_grad(), fake, labels:
+    labels = Labels(labels_of, [t for t in tree_leaves(fake_inputs) if isinstance(t, torch.Tensor)])
+    with replaced(module, found, stand_in), torch.no_grad(), fake, labels, WidthRules():
         outputs = _run(module, fake_inputs)
 
     env = WidthEnv()
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    result = Trace(env, sites=labels.sites)
+    result = Trace(env, labels)
     result.output_feeds_on = frozenset[str]().union(*(labels.label(t) for t in outputs))
+    fixed = labels.fixed
     stand_in = {}
     for slot in found:
         if id(slot.tensor) in stand_in:
             continue
         shape: list[int | torch.SymInt] = []
         for axis, size in enumerate(slot.tensor.shape):
-            if size > 1 and slot.tensor.is_floating_point() and axis not in labels.fixed[first_name[id(slot.tensor)]]:
+            if size > 1 and slot.tensor.is_floating_point() and axis not in fixed.get(first_name[id(slot.tensor)], ()):
                 symbol, sym_int = env.symbol(f"{slot.name}[{axis}]", size)
                 result.axes[slot.name, axis] = symbol
                 result.sizes[symbol] = size
@@ -186,27 +171,134 @@ def trace(module: nn.Module, inputs: tuple[Any, ...]) -> Trace:
                 shape.append(size)
         stand_in[id(slot.tensor)] = _fake_like(fake, slot.tensor, shape)
     fake_inputs = tree_map_only(torch.Tensor, lambda t: _symbolic_input(fake, t, result), inputs)
-    with _symbolic_attributes(module, result), replaced(found, stand_in), torch.no_grad(), fake:
+    watch = _Watch(result, {id(stand_in[key]): name for key, name in first_name.items()})
+    with (
+        _symbolic_attributes(module, result), replaced(module, found, stand_in), _symbolic_math(),
+        torch.no_grad(), fake, watch, WidthRules(),
+    ):  # fmt: skip
         result.outputs = _run(module, fake_inputs)
+        if watch.unused:  # auxiliary heads run in train mode only
+            with _train_mode(module), contextlib.suppress(UnsupportedOp):
+                result.outputs += _run(module, tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]), fake_inputs))
+    result.unused = frozenset(watch.unused)
     return result
 
 
 @contextmanager
-def _symbolic_attributes(module: nn.Module, result: Trace) -> Iterator[None]:
-    changed: list[tuple[dict[str, Any], str, int]] = []
+def _train_mode(module: nn.Module) -> Iterator[None]:
+    modes = {child: child.training for child in module.modules()}
+    module.train()
     try:
-        for path, child in module.named_modules():
-            for key, value in list(child.__dict__.items()):
-                if type(value) is int and value > 1 and not key.startswith("_") and key not in _NOT_A_WIDTH:
-                    symbol, sym_int = result.env.symbol(f"{path}.{key}", value)
-                    result.attributes[path, key] = symbol
-                    result.sizes[symbol] = value
-                    changed.append((child.__dict__, key, value))
-                    child.__dict__[key] = sym_int
+        yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+
+
+class _Watch(TorchDispatchMode):
+    """Notes the operator that is running, the batch sizes of products of activations, and which weights are read."""
+
+    def __init__(self, result: Trace, names: dict[int, str]) -> None:
+        super().__init__()
+        self._result = result
+        self._names = names
+        self.unused = set(names.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten.bmm.default:
+            self._count(args[0].shape[:1])
+        elif "scaled_dot_product" in str(func):
+            self._count(args[0].shape[:-2])
+        if self.unused:
+            self.unused -= {self._names.get(id(t), "") for t in tree_leaves((args, kwargs))}
+        env = self._result.env
+        outer, env.operator = env.operator, str(func)
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            env.operator = outer
+
+    def _count(self, sizes: Any) -> None:
+        self._result.heads += [size.node.expr for size in sizes if isinstance(size, torch.SymInt)]
+
+
+def attribute_holders(module: nn.Module) -> Iterator[tuple[str, str, nn.Module, dict[str, Any]]]:
+    """Where integer attributes live: each module, and each configuration object that it keeps, once.
+
+    Yields:
+        Path of the module, prefix of the attribute's name, the module, and the ``__dict__`` that has them.
+    """
+    seen: set[int] = set()
+    for path, child in module.named_modules():
+        yield path, "", child, child.__dict__
+        for key, value in list(child.__dict__.items()):
+            if hasattr(value, "to_dict") and type(value).__name__.endswith("Config") and id(value) not in seen:
+                seen.add(id(value))
+                yield path, f"{key}.", child, value.__dict__
+
+
+@contextmanager
+def _symbolic_attributes(module: nn.Module, result: Trace) -> Iterator[None]:
+    changed: list[tuple[dict[str, Any], str, Any]] = []
+    sizes_below: dict[str, set[int]] = {}
+    for name, parameter in module.named_parameters():
+        while name:
+            name = name.rpartition(".")[0]
+            sizes_below.setdefault(name, set()).update(parameter.shape[:2])
+
+    def symbol(path: str, name: str, value: int, element: int | None = None) -> torch.SymInt:
+        one, sym_int = result.env.symbol(f"{path}.{name}[{element}]", value)
+        result.attributes[AttributeKey(path, name, element)] = one
+        result.sizes[one] = value
+        return sym_int
+
+    try:
+        for path, prefix, child, holder in attribute_holders(module):
+            for key, value in list(holder.items()):
+                if key.startswith("_") or (key in _NOT_A_WIDTH and not _is_width_of_rnn(child, key)):
+                    continue
+                new: Any
+                if type(value) is int and value > 1:
+                    new = symbol(path, prefix + key, value)
+                elif _is_sizes(value) and not prefix and _may_be_widths(child, key, value, sizes_below.get(path)):
+                    new = type(value)(
+                        symbol(path, key, size, place) if size > 1 else size for place, size in enumerate(value)
+                    )
+                else:
+                    continue
+                changed.append((holder, key, value))
+                holder[key] = new
         yield
     finally:
         for holder, key, value in changed:
             holder[key] = value
+
+
+def _is_width_of_rnn(module: nn.Module, key: str) -> bool:
+    return isinstance(module, nn.RNNBase) and key == "input_size"  # elsewhere the size of an image
+
+
+def _is_sizes(value: Any) -> bool:
+    return type(value) in (tuple, list) and 0 < len(value) <= 8 and all(type(size) is int for size in value)
+
+
+def _may_be_widths(module: nn.Module, key: str, sizes: Any, below: set[int] | None) -> bool:
+    """Whether a tuple of integers can hold widths: of PyTorch's own modules only a norm's shape does; another module's
+    does if one of the numbers is the size of a parameter in it."""
+    if type(module).__module__.startswith("torch.nn."):
+        return key == "normalized_shape"
+    return key == "normalized_shape" or any(size > 1 and size in (below or ()) for size in sizes)
+
+
+@contextmanager
+def _symbolic_math() -> Iterator[None]:
+    """``math.sqrt`` of a symbolic size would make a Python number of it, and with it a literal of the width."""
+    sqrt = math.sqrt
+    math.sqrt = lambda x: sqrt(x.node.hint if isinstance(x, torch.SymInt) else x)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        math.sqrt = sqrt
 
 
 def _symbolic_input(mode: FakeTensorMode, tensor: torch.Tensor, result: Trace) -> torch.Tensor:
@@ -224,20 +316,23 @@ def _fake_like(mode: FakeTensorMode, tensor: torch.Tensor, shape: Any) -> torch.
         return torch.empty(tuple(shape), dtype=tensor.dtype, device="cpu")
 
 
-def _run(module: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+def _run(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
     current = [""]
     hooks = [
         child.register_forward_pre_hook(lambda _m, _a, path=path: current.__setitem__(0, path))
         for path, child in module.named_modules()
     ]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it has no shape kernel
     try:
-        output = module(*inputs)
+        output = call(module, inputs)
     except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedOp(
             "the forward pass", current[0] or type(module).__name__, f"it does not run on symbolic sizes ({reason})"
         ) from error
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
         for hook in hooks:
             hook.remove()
-    return [t for t in tree_leaves(output) if isinstance(t, torch.Tensor)]
+    return list(primary(output))

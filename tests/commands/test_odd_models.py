@@ -16,6 +16,7 @@ from sift_cli import api
 from sift_cli.core.plan import Architecture
 from sift_cli.errors import CheckpointError, ExportError, ModelError, PlanError, SiftError
 from sift_cli.export import artifact
+from sift_cli.export.onnx import to_onnx
 
 SHAPE = (1, 3, 8, 8)
 Sift = Callable[..., Result]
@@ -39,9 +40,25 @@ def test_odd_models_go_all_the_way(net: str, init: str, tmp_path: Path) -> None:
         assert torch.equal(first, second)
 
 
-def test_an_output_that_is_not_one_tensor_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="returns a dict"):
-        api.transform("nets:in_a_dict", tmp_path / "w.safetensors", sparsity="3/4", input_shape=SHAPE)
+def test_the_output_meant_is_taken_out_of_a_dict(tmp_path: Path) -> None:
+    source, output = tmp_path / "w.safetensors", tmp_path / "w.onnx"
+    api.transform("nets:in_a_dict", source, sparsity="3/4", input_shape=SHAPE)
+    assert api.export(source, output, arch="nets:in_a_dict").certificate.held
+    x = torch.randn(2, *SHAPE[1:])
+    (got,) = sift_cli.session(output).run(["output"], {"input": x.numpy()})
+    with torch.no_grad():
+        wanted = sift_cli.load(source, arch="nets:in_a_dict")(x)["logits"]
+    torch.testing.assert_close(torch.from_numpy(got), wanted)
+
+
+def test_an_output_without_a_tensor_is_refused() -> None:
+    with pytest.raises(ExportError, match="returns a NoneType without a tensor"):
+        to_onnx(NoOutput(), (torch.zeros(SHAPE),), {}, {})
+
+
+class NoOutput(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> None:
+        return None
 
 
 @pytest.mark.parametrize("sparsity", ["0.5", "0.6", "0.75", "0.8"])
@@ -73,8 +90,6 @@ def test_densifying_leaves_its_argument_alone(wide: Path) -> None:
 
 
 def test_exporting_leaves_modes_alone(wide: Path) -> None:
-    from sift_cli.export.onnx import to_onnx
-
     module = artifact.load(wide, arch="nets:tiny_resnet").module.train()
     module.get_submodule("bn1").eval()
     to_onnx(module, (torch.zeros(SHAPE),), {}, {})
@@ -121,9 +136,16 @@ EDITED: dict[str, Callable[[dict[str, Any]], object]] = {
     "a terabyte": lambda p: p["edits"][0].update(new=10**9),
     "no weights": lambda p: p["layers"][0].update(numel_after=0),
     "more kept than there are": lambda p: p["layers"][1].update(nonzero_after=10**9),
-    "negative input": lambda p: p.update(input_shapes=[[1, 3, -5, 8]]),
-    "huge input": lambda p: p.update(input_shapes=[[1, 3, 10**6, 10**6]]),
-    "no input": lambda p: p.update(input_shapes=[]),
+    "negative input": lambda p: p.update(inputs=[{"shape": [1, 3, -5, 8]}]),
+    "huge input": lambda p: p.update(inputs=[{"shape": [1, 3, 10**6, 10**6]}]),
+    "no input": lambda p: p.update(inputs=[]),
+    "input of another type": lambda p: p.update(inputs=[{"shape": [1, 3, 8, 8], "dtype": "complex128"}]),
+    "input by no name": lambda p: p.update(inputs=[{"shape": [1, 3, 8, 8], "name": "a b"}]),
+    "input by position and by name": lambda p: p["inputs"].append({"shape": [1, 2], "name": "x"}),
+    "input twice": lambda p: p.update(inputs=[{"shape": [1, 2], "name": "x"}] * 2),
+    "input with no values": lambda p: p.update(inputs=[{"shape": [1, 2], "dtype": "int64", "high": 0}]),
+    "floats below": lambda p: p.update(inputs=[{"shape": [1, 3, 8, 8], "high": 7}]),
+    "unknown key of an input": lambda p: p["inputs"][0].update(x=1),
     "private attribute": lambda p: p["edits"].append(
         {"edit": "set_attribute", "module": "", "attribute": "__class__", "old": 1, "new": 1}
     ),

@@ -12,9 +12,9 @@ from torch import nn
 
 from sift_cli import registry
 from sift_cli.compat import import_torchvision
-from sift_cli.core.plan import Architecture
+from sift_cli.core.plan import Architecture, InputSpec
 from sift_cli.errors import MissingExtra, ModelError, UnknownArchitecture
-from sift_cli.models import build, example_inputs, input_shape, parse_architecture
+from sift_cli.models import build, example_inputs, input_specs, parse_architecture
 
 
 def digest(model: nn.Module) -> str:
@@ -86,15 +86,16 @@ def test_torchvision_models_have_the_number_of_parameters_that_torchvision_publi
     ],
 )
 def test_input_shapes(text: str, shape: tuple[int, ...]) -> None:
-    assert input_shape(parse_architecture(text)) == shape
+    assert input_specs(parse_architecture(text)) == (InputSpec(shape),)
     (image,) = example_inputs(parse_architecture(text))
     assert image.shape == shape
     assert image.dtype == torch.float32
 
 
 def test_input_shapes_follow_the_arguments() -> None:
-    assert input_shape(Architecture("torchvision", "vit_b_16", {"image_size": 384})) == (1, 3, 384, 384)
-    assert input_shape(Architecture("timm", "vit_base_patch16_224", {"img_size": 96, "in_chans": 1})) == (1, 1, 96, 96)
+    (large,) = input_specs(Architecture("torchvision", "vit_b_16", {"image_size": 384}))
+    (grey,) = input_specs(Architecture("timm", "vit_base_patch16_224", {"img_size": 96, "in_chans": 1}))
+    assert (large.shape, grey.shape) == ((1, 3, 384, 384), (1, 1, 96, 96))
 
 
 def test_example_inputs_are_the_seeds() -> None:
@@ -108,11 +109,11 @@ def test_example_inputs_are_the_seeds() -> None:
 def test_every_source_builds_with_any_number_of_classes(source: str) -> None:
     plugin = registry.discover("sift_cli.models.sources")[source]
     for name in sorted(plugin.names(), key=lambda name: (len(name), name))[:1]:
-        shape = plugin.input_shape(name, {})
+        (spec,) = plugin.inputs(name, {})
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             model = build(Architecture(source, name, {"num_classes": 17}), seed=0)
-        assert model(torch.zeros(shape)).shape == (1, 17)
+        assert model(torch.zeros(spec.shape)).shape == (1, 17)
         assert plugin.has(name)
         assert not plugin.has("no_such_model")
 

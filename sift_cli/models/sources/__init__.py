@@ -7,7 +7,8 @@ A source is a module with ::
     has(name) -> bool                           whether it can build ``name``, which may be more than it lists
     variants(name) -> tuple[dict, ...]          argument sets that published checkpoints of ``name`` need
     build(name, **kwargs) -> nn.Module          the model with its architecture's own random weights
-    input_shape(name, kwargs) -> tuple | None   one image, with its batch dimension; None where only the user knows
+    inputs(name, kwargs) -> tuple[InputSpec, ...] | None
+                                                one sample, with its batch dimension; None where only the user knows
 
 Building downloads nothing. ``num_classes`` is the argument for the number of classes in every source that knows one.
 Importing a source imports neither torch nor the package behind it.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sift_cli.core.plan import InputSpec
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -31,5 +33,5 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     return CifarResNet(DEPTHS[name], **kwargs)
 
 
-def input_shape(name: str, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    return (1, 3, 32, 32)
+def inputs(name: str, kwargs: Mapping[str, Any]) -> tuple[InputSpec, ...]:
+    return (InputSpec((1, 3, 32, 32)),)

@@ -49,7 +49,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     return model
 
 
-def input_shape(name: str, kwargs: Mapping[str, Any]) -> None:
+def inputs(name: str, kwargs: Mapping[str, Any]) -> None:
     return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sift_cli.compat import import_timm
+from sift_cli.core.plan import InputSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,10 +34,10 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     return model
 
 
-def input_shape(name: str, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+def inputs(name: str, kwargs: Mapping[str, Any]) -> tuple[InputSpec, ...]:
     channels, height, width = getattr(_config(name), "input_size", None) or (3, 224, 224)
     size = kwargs.get("img_size", (height, width))
-    return (1, kwargs.get("in_chans", channels), *((size, size) if isinstance(size, int) else size))
+    return (InputSpec((1, kwargs.get("in_chans", channels), *((size, size) if isinstance(size, int) else size))),)
 
 
 def _config(name: str) -> Any:

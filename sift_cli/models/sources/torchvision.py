@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sift_cli.compat import import_torchvision
+from sift_cli.core.plan import InputSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,10 +47,10 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     return model
 
 
-def input_shape(name: str, kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+def inputs(name: str, kwargs: Mapping[str, Any]) -> tuple[InputSpec, ...]:
     """The size that the published weights are evaluated at; the smallest, where there are several."""
     size = kwargs.get("image_size") or min(_crop_sizes(name))
-    return (1, 3, size, size)
+    return (InputSpec((1, 3, size, size)),)
 
 
 def _crop_sizes(name: str) -> set[int]:

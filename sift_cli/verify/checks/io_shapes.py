@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from sift_cli.core.certificate import Claim, claim
+from sift_cli.models.calling import Inputs, call, primary
 from sift_cli.verify.evidence import Evidence
 
 
@@ -23,6 +23,6 @@ def measure(evidence: Evidence) -> Iterator[Claim]:
     yield claim("io_shapes", declared == wanted, before=wanted, after=declared, bound=f"{wanted}", counter="onnx")
 
 
-def _shapes(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[list[int]]:
+def _shapes(module: nn.Module, inputs: Inputs) -> list[list[int]]:
     with torch.no_grad():
-        return [list(leaf.shape) for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, torch.Tensor)]
+        return [list(tensor.shape) for tensor in primary(call(module, inputs))]

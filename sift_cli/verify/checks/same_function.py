@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from sift_cli.core.certificate import Claim, claim
+from sift_cli.models.calling import Inputs, call, primary, random_like
 from sift_cli.verify.evidence import Evidence
 
 #: Largest difference allowed, as a part of the largest output.
@@ -22,11 +22,7 @@ BATCH = 2
 
 
 def measure(evidence: Evidence) -> Iterator[Claim]:
-    random = torch.Generator().manual_seed(1)
-    inputs = tuple(
-        torch.randn(BATCH, *tensor.shape[1:], generator=random, dtype=torch.float64)
-        for tensor in evidence.original.inputs
-    )
+    inputs = random_like(evidence.original.inputs, BATCH, seed=1, dtype=torch.float64)
     before = _outputs(evidence.original.module, inputs)
     after = _outputs(evidence.artifact.module, inputs)
     scale = max(float(tensor.abs().max()) for tensor in before) or 1.0  # outputs of 0, as a zero head has them
@@ -37,7 +33,6 @@ def measure(evidence: Evidence) -> Iterator[Claim]:
     )  # fmt: skip
 
 
-def _outputs(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+def _outputs(module: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, ...]:
     with torch.no_grad():
-        leaves = tree_leaves(copy.deepcopy(module).double().eval()(*inputs))
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        return primary(call(copy.deepcopy(module).double().eval(), inputs))

@@ -1,0 +1,111 @@
+"""Which layers of a model can be replaced, and which stay for what reason."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from torch import nn
+
+from sift_cli import layers
+from sift_cli.core.counts import FlopReport
+from sift_cli.errors import PlanError
+from sift_cli.transforms._options import TransformOptions
+from sift_cli.transforms._place import Places
+
+#: Modules that read the weights of their layers and may compute with them without calling the layer.
+_READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A layer as it is before anything is replaced.
+
+    Attributes:
+        path: Its module.
+        op: "conv" or "linear".
+        weight: Name of its weight.
+        role: "target" if it is to be replaced, else the role that it gets in the plan.
+        positions: Times each weight is used in a forward pass.
+        budget: Weights that it had in the original model.
+        weights: Weights that it has now, which is more in a model that was widened.
+        inputs, outputs: D_in and D_out now; 0 where it is no layer that can be replaced.
+    """
+
+    path: str
+    op: str
+    weight: str
+    role: str
+    positions: int
+    budget: int
+    weights: int
+    inputs: int = 0
+    outputs: int = 0
+
+
+def sort(
+    original: nn.Module, module: nn.Module, report: FlopReport, placed: Places, options: TransformOptions
+) -> tuple[list[Dense], list[str]]:
+    """Every layer with a weight, in order of execution, and sentences about those that cannot be replaced.
+
+    Args:
+        original: The model.
+        module: The model whose layers are to be replaced, on the meta device: ``original``, or that at other widths.
+        report: MACs of ``module``.
+        placed: Places of its weights.
+        options: ``only`` and ``keep`` are looked at.
+
+    Raises:
+        PlanError: A glob matches no layer.
+    """
+    before, now = dict(original.named_parameters()), dict(module.named_parameters())
+    positions: Counter[str] = Counter()
+    first: dict[str, tuple[str, str]] = {}
+    for count in report.layers:
+        if count.weight in now:
+            positions[count.weight] += count.dense // now[count.weight].numel()
+            first.setdefault(count.weight, (count.name, count.op))
+    names = {name for name, _ in first.values()}
+    for glob in (*options.only, *options.keep):
+        if not any(TransformOptions(options.sparsity, keep=(glob,)).selects(name) is False for name in names):
+            raise PlanError(f"no layer matches {glob!r}", hint=f"layer names look like {min(names, default='')!r}")
+    reasons: dict[str, list[str]] = defaultdict(list)
+    found = []
+    for weight, (path, op) in first.items():
+        why = _obstacle(module, path, weight, placed)
+        selected, role = options.selects(path), placed.roles.get(weight, "hidden")
+        if selected is False:
+            role = "kept"
+        elif selected is None and role != "hidden":
+            pass
+        elif why is not None:
+            reasons[why].append(path)
+            role = "kept"
+        else:
+            role = "target"
+        sizes = layers.sizes_of(module.get_submodule(path)) if why is None else (0, 0)
+        found.append(
+            Dense(path, op, weight, role, positions[weight], before[weight].numel(), now[weight].numel(), *sizes)
+        )
+    return found, [f"{_listed(paths)} {'stays' if len(paths) == 1 else 'stay'}: it {why}" for why, paths in reasons.items()]
+
+
+def _obstacle(module: nn.Module, path: str, weight: str, placed: Places) -> str | None:
+    """Why the layer at ``path`` cannot be replaced, in words that follow "it"; None where it can."""
+    if weight != f"{path}.weight" or not path:
+        return "is no module of its own"
+    why = layers.refusal(module.get_submodule(path))
+    if why is not None:
+        return why
+    parameter = module.get_parameter(weight)
+    names = [name for name, other in module.named_parameters(remove_duplicate=False) if other is parameter]
+    if len(names) > 1:
+        return f"shares its weight with {next(name for name in names if name != weight)}"
+    parent = module.get_submodule(path.rpartition(".")[0])
+    if isinstance(parent, _READERS) or placed.calls[path] != placed.uses[weight]:
+        return f"is read by {type(parent).__name__} without being called"
+    return None
+
+
+def _listed(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
