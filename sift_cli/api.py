@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sift_cli.models import LoadedModel
     from sift_cli.runtime import KernelReport
     from sift_cli.surgery import TransformedModel
+    from sift_cli.surgery.given import GivenMasks
 
 ExportFormat = Literal["onnx", "safetensors"]
 Convention = Literal["macs", "official"]
@@ -130,6 +131,7 @@ def plan(
     *,
     kind: str = "wide",
     sparsity: str | float | Fraction,
+    mask: str | Path = "random",
     seed: int = 0,
     arch: str | None = None,
     allow_pickle: bool = False,
@@ -143,6 +145,8 @@ def plan(
         source: Checkpoint file, architecture such as ``torchvision:resnet18``, or a loaded model.
         kind: The transform.
         sparsity: Nominal sparsity in [0, 1); a string is read exactly.
+        mask: "random", "topk" (the largest weights after initialisation), or a file to take masks from: an artifact, or
+            a checkpoint in which they are tensors of bools or zeros of the weights.
         seed: Seed of masks and weights.
         arch, allow_pickle, input_shape, input_arrays: See :func:`sift_cli.models.load`.
         options: The other attributes of :class:`sift_cli.transforms.TransformOptions`.
@@ -150,9 +154,12 @@ def plan(
     Raises:
         PlanError: The transform does not exist on this model.
     """
+    from sift_cli.surgery.given import bind
     from sift_cli.transforms import TransformOptions, decide
 
-    asked = TransformOptions(parse_sparsity(sparsity), seed=seed, **options)
+    given = _given(mask)
+    rule = "file" if given is not None else mask
+    asked = TransformOptions(parse_sparsity(sparsity), seed=seed, mask=rule, **options)
     if isinstance(source, str | Path):
         from sift_cli.models import load as load_model
 
@@ -160,7 +167,8 @@ def plan(
             source, arch=arch, allow_pickle=allow_pickle, seed=seed, weights=False,
             input_shape=input_shape, input_arrays=input_arrays,
         )  # fmt: skip
-    return decide(kind, source, asked)
+    decided = decide(kind, source, asked)
+    return decided if given is None else bind(decided, given)
 
 
 def transform(
@@ -173,6 +181,7 @@ def transform(
     allow_pickle: bool = False,
     input_shape: tuple[int, ...] | None = None,
     input_arrays: Mapping[str, np.ndarray] | None = None,
+    mask: str | Path = "random",
     seed: int = 0,
     **options: Any,
 ) -> Written:
@@ -184,6 +193,7 @@ def transform(
         decided: Carry out this plan instead of deciding one.
         force: Replace a file that exists.
         arch, allow_pickle, input_shape, input_arrays: See :func:`sift_cli.models.load`.
+        mask: As in :func:`plan`; beside ``decided``, the file that plan takes its masks from.
         seed: Seed of weights and masks.
         options: The other arguments of :func:`plan`.
 
@@ -204,12 +214,13 @@ def transform(
         source, arch=arch, allow_pickle=allow_pickle, seed=seed, input_shape=input_shape, input_arrays=input_arrays
     )
     if decided is None:
-        decided = plan(model, seed=seed, **options)
-    elif options:
-        raise PlanError(f"a plan is complete, {', '.join(options)} cannot be added to it", hint="decide a new plan")
+        decided = plan(model, mask=mask, seed=seed, **options)
+    elif options or mask == "topk":
+        added = ", ".join(options or ("mask",))
+        raise PlanError(f"a plan is complete, {added} cannot be added to it", hint="decide a new plan")
     else:
         _check_plan(decided, model)
-    written = surgery.transform(model, decided)
+    written = surgery.transform(model, decided, _given(mask))
     with atomic(output, force=force) as temporary:
         artifact.save(written, temporary)
         read = artifact.load(temporary, arch=decided.architecture.callable)
@@ -448,6 +459,13 @@ def _kept(model: LoadedModel | TransformedModel, path: Path) -> dict[str, int] |
     return None if path.is_file() else {}
 
 
+def _given(mask: str | Path) -> GivenMasks | None:
+    """The masks of a file; None for a rule."""
+    from sift_cli.surgery.given import GivenMasks
+
+    return None if mask in ("random", "topk") else GivenMasks(mask)
+
+
 def _check_plan(decided: TransformPlan, model: LoadedModel) -> None:
     from sift_cli.transforms import kinds
 
@@ -488,20 +506,22 @@ def _rewrite(model: TransformedModel, temporary: Path) -> Certificate:
     from sift_cli.export import artifact
     from sift_cli.models import LoadedModel, build
     from sift_cli.models.calling import draw
-    from sift_cli.verify import Evidence, require
-    from sift_cli.verify.checks import iso_flop, mask_cardinality
+    from sift_cli.registry import discover
+    from sift_cli.verify import Evidence, macs_claim, require
+    from sift_cli.verify.evidence import CHECKS
     from sift_cli.verify.rewritten import certify_rewritten
 
     architecture = model.plan.architecture
     artifact.save(model, temporary)
     read = artifact.load(temporary, arch=architecture.callable)
     certificate = certify_rewritten(model, read.module, read.masks)
-    if model.masks:
+    if model.masks.keys() == model.plan.masked.keys():
         # The original's MACs take its shapes and none of its weights.
         specs = model.plan.inputs
         dense = LoadedModel(build(architecture, device="meta"), draw(specs, device="meta"), architecture, {}, specs)
         evidence = Evidence(dense, model, read)
-        certificate += (*iso_flop.measure(evidence), *mask_cardinality.measure(evidence))
+        for check in (macs_claim(model.plan), "mask_cardinality"):
+            certificate += discover(CHECKS)[check].measure(evidence)
         require(certificate)
     artifact.add_certificate(temporary, certificate)
     return certificate

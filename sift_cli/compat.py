@@ -1,4 +1,4 @@
-"""Importing torchvision and timm where they are installed but do not load.
+"""Importing torchvision, timm and transformers where they are installed but do not load.
 
 A torchvision whose compiled half was built for another torch (most often: one for CUDA beside a CPU torch) fails on
 ``import torchvision`` with "operator torchvision::nms does not exist", because its Python half attaches shape functions
@@ -10,6 +10,7 @@ way. Measured with torch 2.13 and torchvision 0.28: nms and qnms are the only tw
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from types import ModuleType
 from typing import Any
@@ -62,6 +63,22 @@ def import_timm(needed_for: str = "a timm model") -> ModuleType:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:
         raise _failed("timm", "timm", needed_for, error) from error
+
+
+def import_transformers(needed_for: str = "a transformers model") -> ModuleType:
+    """The module ``transformers``. Where torchvision is installed it is imported first, because transformers imports it;
+    see :func:`import_torchvision`.
+
+    Raises:
+        MissingExtra: transformers is not installed.
+        ModelError: It, or torchvision, is installed and does not import.
+    """
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision(needed_for)
+    try:
+        return importlib.import_module("transformers")
+    except (ImportError, RuntimeError) as error:
+        raise _failed("transformers", "transformers", needed_for, error) from error
 
 
 def _declare_operators() -> None:

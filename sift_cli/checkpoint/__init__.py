@@ -7,6 +7,7 @@ from typing import cast
 
 from sift_cli.checkpoint._bytes import ByteFile
 from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.folder import open_folder
 from sift_cli.checkpoint.prefixes import common_prefixes, stripped
 from sift_cli.checkpoint.readers import HEAD, Reader
 from sift_cli.errors import CheckpointError
@@ -36,16 +37,18 @@ def open_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> Checkpoi
     """Open a checkpoint of any kind that sift reads; what kind it is, its content decides.
 
     Args:
-        path: A file.
+        path: A file, or a folder of transformers' with weights in one file or in shards.
         allow_pickle: Run a pickle that needs more than plain data. It can do whatever its maker wanted.
 
     Raises:
-        Unreadable: Missing, a folder, empty, or refused by the system.
+        Unreadable: Missing, a folder without weights, empty, or refused by the system.
         UnsafePickle: It is a pickle that runs code, and ``allow_pickle`` is False.
         Malformed: Its bytes contradict themselves.
         CheckpointError: It is nothing sift knows, or holds tensors that sift cannot.
     """
     path = Path(path)
+    if path.is_dir():
+        return open_folder(path, allow_pickle=allow_pickle)
     reader = cast(Reader, discover(_READERS)[sniff(path)])
     return reader.open(path, allow_pickle=allow_pickle)
 

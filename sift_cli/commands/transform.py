@@ -48,8 +48,9 @@ def command(
         typer.Option("--output", "-o", help="File to write; by default MODEL-KIND-SPARSITY.safetensors here."),
     ] = None,
     match: Annotated[
-        Match, typer.Option(help="Keep the MACs of the whole model, or of each sparse layer.")
-    ] = Match.model,
+        Match | None,
+        typer.Option(help="Keep the MACs of the whole model, or of each sparse layer (default for models of tokens)."),
+    ] = None,
     init: Annotated[
         Init, typer.Option(help="Draw new weights, or keep the function of the given ones.")
     ] = Init.scratch,
@@ -74,12 +75,12 @@ def command(
 ) -> None:
     if (sparsity is None) == (plan is None):
         raise typer.BadParameter("give either --sparsity or --plan", param_hint="--sparsity")
-    added = [match is not Match.model, init is not Init.scratch, multiple, only, keep, seed]
+    added = [match, init is not Init.scratch, multiple, only, keep, seed]
     if plan is not None and any(added):
         raise typer.BadParameter("a plan is complete; options cannot be added to it", param_hint="--plan")
     decided = api.read_plan(plan) if plan is not None else None
     options = {
-        "kind": kind.value, "sparsity": sparsity, "match": match.value, "init": init.value, "multiple": multiple,
+        "kind": kind.value, "sparsity": sparsity, "match": match.value if match else None, "init": init.value, "multiple": multiple,
         "only": tuple(only or ()), "keep": tuple(keep or ()),
     }  # fmt: skip
     loading = {

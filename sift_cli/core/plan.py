@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from sift_cli.core import configs
 from sift_cli.core.sparsity import parse_sparsity
 from sift_cli.errors import PlanError
 
@@ -29,7 +30,7 @@ class Architecture:
     """How to build a model again: a source plug-in, a name that it knows, and the arguments it was built with.
 
     ``Architecture("torchvision", "resnet18", {"num_classes": 10})`` is written ``torchvision:resnet18`` on the command
-    line.
+    line. The one argument of a class of transformers is ``config``, the whole configuration as JSON values.
     """
 
     source: str
@@ -52,6 +53,11 @@ class Architecture:
         source, name, kwargs = data["source"], data["name"], data.get("kwargs", {})
         if not (isinstance(source, str) and isinstance(name, str) and isinstance(kwargs, dict)):
             raise ValueError("an architecture is {source, name, kwargs}")
+        if source == "transformers":
+            if not name.isidentifier() or set(kwargs) != {"config"}:
+                raise ValueError("an architecture of transformers is the name of a class and its config")
+            configs.check(kwargs["config"])
+            return cls(source, name, kwargs)
         for key, value in kwargs.items():
             if key not in ARGUMENTS or type(value) not in (int, bool):
                 raise ValueError(f"an architecture has no argument {key!r:.40} with a value of {type(value).__name__}")
@@ -114,6 +120,23 @@ class SetAttribute:
 
 
 @dataclass(frozen=True)
+class SetConfig:
+    """Build the module anew from its configuration with other sizes in it, and put the resized tensors there. Whatever
+    the constructor computes from sizes is right then, and the model is one that its configuration describes.
+
+    Attributes:
+        changes: Path of a number in the configuration ("hidden_size", "text_config.hidden_size", "hidden_sizes.0") →
+            the number before, or None where nothing was said, and after.
+    """
+
+    changes: Mapping[str, tuple[int | None, int]]
+
+    def __post_init__(self) -> None:
+        pairs = {path: (old, new) for path, (old, new) in self.changes.items()}
+        object.__setattr__(self, "changes", pairs)
+
+
+@dataclass(frozen=True)
 class ReplaceLayer:
     """Put a layer of :mod:`sift_cli.layers` in the place of another one, with the same shapes of input and output. Its
     tensors are 0 until something fills them.
@@ -135,22 +158,26 @@ class FillTensor:
 
     Attributes:
         tensor: Name of the tensor.
-        distribution: "normal" (a = mean, b = standard deviation), "uniform" (from a to b), "constant" (a), or "repeat"
-            (what grew along ``grown_axis`` repeats the old slices, which all have to be equal: a blur filter's). In a
+        distribution: "normal" (a = mean, b = standard deviation), "trunc_normal" (the same, and draws that are more than
+            two standard deviations off are drawn again), "uniform" (from a to b), "constant" (a), or "repeat" (what grew along ``grown_axis`` repeats the old slices, which all have to be equal: a blur filter's). In a
             layer that was put in the place of another also "original" (that one's tensor of the same name), "svd_u" and
             "svd_v" (the two factors of the best approximation to that one's weight that the rest of the new layer
             leaves to them).
         a, b: Parameters of the distribution.
         grown_axis: None fills the whole tensor; an axis fills only the entries that the plan adds along it.
         seed: Seed of the draw; 0 for "constant".
+        start, stop: Fill these rows only (axis 0), as the row of an embedding that stands for padding; all of them
+            where ``stop`` is None.
     """
 
     tensor: str
-    distribution: Literal["normal", "uniform", "constant", "repeat", "original", "svd_u", "svd_v"]
+    distribution: Literal["normal", "trunc_normal", "uniform", "constant", "repeat", "original", "svd_u", "svd_v"]
     a: float = 0.0
     b: float = 0.0
     grown_axis: int | None = None
     seed: int = 0
+    start: int = 0
+    stop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -181,16 +208,17 @@ class AttachMask:
     digest: str = ""
 
 
-Edit = ResizeAxis | SetAttribute | ReplaceLayer | FillTensor | AttachMask
+Edit = ResizeAxis | SetAttribute | SetConfig | ReplaceLayer | FillTensor | AttachMask
 _EDITS: dict[str, type] = {
     "resize_axis": ResizeAxis,
     "set_attribute": SetAttribute,
+    "set_config": SetConfig,
     "replace_layer": ReplaceLayer,
     "fill_tensor": FillTensor,
     "attach_mask": AttachMask,
 }
 _NAMES = {cls: name for name, cls in _EDITS.items()}
-_DISTRIBUTIONS = ("normal", "uniform", "constant", "repeat", "original", "svd_u", "svd_v")
+_DISTRIBUTIONS = ("normal", "trunc_normal", "uniform", "constant", "repeat", "original", "svd_u", "svd_v")
 #: No axis is longer.
 _MAX_SIZE = 2**31 - 1
 
@@ -203,7 +231,7 @@ class PlannedLayer:
         name: Module path.
         op: "conv" or "linear".
         weight: Name of the weight tensor.
-        role: "sparse", "depthwise" (sparse by its own rule), "first", "last", "shortcut" (dense by default), "kept";
+        role: "sparse", "fixed" (sparse by a given number), "depthwise" (sparse by its own rule), "first", "last", "shortcut" (dense by default), "kept";
             "replaced" for a layer that another was put in the place of, whose parts follow it, and "factor" for a
             dense part.
         positions: Times each weight is used in a forward pass: output positions of a convolution, rows of a linear
@@ -276,9 +304,9 @@ class TransformPlan:
         return {edit.tensor: edit.nonzero for edit in self.edits if isinstance(edit, AttachMask)}
 
     @property
-    def replaced(self) -> tuple[str, ...]:
-        """Paths of the layers that others were put in the place of."""
-        return tuple(edit.module for edit in self.edits if isinstance(edit, ReplaceLayer))
+    def replaced(self) -> dict[str, ReplaceLayer]:
+        """The layers that others are put in the place of, by their path."""
+        return {edit.module: edit for edit in self.edits if isinstance(edit, ReplaceLayer)}
 
     @property
     def sparse_layers(self) -> tuple[PlannedLayer, ...]:
@@ -310,6 +338,12 @@ class TransformPlan:
                     _require(len(names) <= 2 and not any(name.startswith("_") for name in names), edit)
                     _require(math.isfinite(edit.new) and 0 <= edit.new <= _MAX_SIZE, edit)
                     _require(edit.element is None or 0 <= edit.element < 8, edit)
+                case SetConfig():
+                    _require(0 < len(edit.changes) <= 256, edit)
+                    for path, (old, new) in edit.changes.items():
+                        _require(all(part and not part.startswith("_") for part in path.split(".")), edit)
+                        _require((old is None or type(old) is int) and type(new) is int, edit)
+                        _require(1 <= new <= _MAX_SIZE, edit)
                 case ReplaceLayer():
                     _require(bool(edit.module) and edit.layer.isidentifier() and len(edit.arguments) <= 8, edit)
                     for key, value in edit.arguments.items():
@@ -320,6 +354,8 @@ class TransformPlan:
                     _require(math.isfinite(edit.a) and math.isfinite(edit.b) and edit.b >= min(edit.a, 0.0), edit)
                     _require(edit.grown_axis is None or 0 <= edit.grown_axis < 8, edit)
                     _require(0 <= edit.seed < 2**63, edit)
+                    _require(0 <= edit.start <= _MAX_SIZE and edit.start < (edit.stop or _MAX_SIZE + 1), edit)
+                    _require((edit.start, edit.stop) == (0, None) or edit.grown_axis is None, edit)
                 case AttachMask():
                     _require(edit.rule in ("random", "block", "topk", "partition", "file"), edit)
                     _require(edit.pattern == "unstructured" or edit.rule in ("random", "topk", "file"), edit)
@@ -402,6 +438,7 @@ _JSON_TYPES = {
     "int | float": (int, float),
     "int | None": (int, type(None)),
     "Mapping[str, int | str]": dict,
+    "Mapping[str, tuple[int | None, int]]": dict,
     "str | None": (str, type(None)),
     "tuple[int, ...]": tuple,
 }

@@ -1,4 +1,4 @@
-"""Counting by torch's own ``FlopCounterMode``: it prices what reaches the dispatcher, here on the meta device."""
+"""Counting by torch's own ``FlopCounterMode``: it prices what reaches the dispatcher, here on fake tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,13 +30,17 @@ _COPIES = frozenset({_aten.clone, _aten._to_copy})
 def count(module: nn.Module, inputs: Inputs) -> tuple[list[Use], Counter[str]]:
     """The uses of one forward pass, in order, and what was not counted.
 
-    A module that reads values, or has an operator without a meta kernel, is run on zeros instead.
+    It is run on fake tensors. A module that reads values, or has an operator without a shape kernel, is run on zeros
+    instead.
 
     Raises:
         UnsupportedOp: The module does not run on ``inputs``.
     """
     try:
-        return _run(module, inputs, "meta")
+        # Fake tensors claim to be on the CPU and to be traced: code that asks for either (transformers, before it reads
+        # a value of a mask) goes a way that works. On meta it fails.
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return _run(module, inputs, "fake")
     except _REFUSALS:
         pass
     try:
@@ -86,7 +91,7 @@ class _Counter(FlopCounterMode):
             self.uses.append(self._use(func_packet, flops // 2, args))
         elif func_packet in _COPIES:
             self._follow(args[0], out)
-        elif name not in FREE:
+        elif name not in FREE and not name.startswith("prim::"):
             self.listed[name] += 1
         return out
 

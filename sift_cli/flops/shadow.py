@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from sift_cli.errors import ModelError
 from sift_cli.models.calling import Inputs, call, map_inputs, named
 
+Stand = Literal["meta", "fake", "cpu"]
 
-def shadow(module: nn.Module, device: Literal["meta", "cpu"]) -> nn.Module:
+
+def shadow(module: nn.Module, device: Stand) -> nn.Module:
     """A copy of ``module`` in eval mode that shares no tensor with it.
 
-    On "meta" no tensor has data. On "cpu" parameters are zeros, which the system hands out without touching memory and
-    which cannot hide a denormal that slows the arithmetic down, and all other tensors (index tables, masks, shapes) are
-    copies, because a forward pass may read them.
+    On "meta" no tensor has data, nor has it on "fake", which is for use within a ``FakeTensorMode``. On "cpu"
+    parameters are zeros, which the system hands out without touching memory and which cannot hide a denormal that slows
+    the arithmetic down, and all other tensors (index tables, masks, shapes) are copies, because a forward pass may read
+    them.
 
     Raises:
         ModelError: The module holds something that cannot be copied.
@@ -37,7 +40,7 @@ def shadow(module: nn.Module, device: Literal["meta", "cpu"]) -> nn.Module:
         raise ModelError(f"{type(module).__name__} cannot be copied in order to count it: {error}") from error
 
 
-def shadow_inputs(inputs: Inputs, device: Literal["meta", "cpu"]) -> Inputs:
+def shadow_inputs(inputs: Inputs, device: Stand) -> Inputs:
     """Copies of ``inputs`` on ``device``; an input without data becomes zeros."""
     return map_inputs(lambda tensor: _stand_in(tensor, device), inputs)
 
@@ -104,6 +107,8 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 def _stand_in(tensor: Tensor, device: str) -> Tensor:
     if device == "meta":
         stand_in = torch.empty_like(tensor, device="meta", requires_grad=False)
+    elif device == "fake":
+        stand_in = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
     elif isinstance(tensor, nn.Parameter) or tensor.is_meta:
         stand_in = torch.zeros_like(tensor, device=device, requires_grad=False)
     else:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sift_cli.errors import PlanError
 from sift_cli.layers import _dense
-from sift_cli.layers._base import Replacement, matrix_of, truncated_svd
+from sift_cli.layers._base import Replacement, matrix_of
 from sift_cli.layers._sigma import IDENTITY, sigma
 
 

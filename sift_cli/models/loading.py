@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sift_cli.checkpoint import open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.folder import weight_files
 from sift_cli.core.plan import METADATA_KEY, Architecture, InputSpec
 from sift_cli.errors import ModelError
 from sift_cli.models import fingerprints
@@ -91,12 +93,34 @@ def load(
         if METADATA_KEY in checkpoint.metadata:
             raise ModelError(f"{path} is a model that sift transformed", hint="start from the file it was made from")
         architecture, notes = _architecture(checkpoint, arch)
-        module = build(architecture, seed=seed).float()
-        notes += _fill(module, checkpoint, architecture)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = {"source": path.name, "sha256": digest, "versions": _versions(architecture), "notes": notes}
+        if weights and hasattr(plugin := source_of(architecture), "load"):
+            module, more = _load(plugin, checkpoint, architecture)
+        else:
+            module = build(architecture, device=device, seed=seed).float()
+            more = _fill(module, checkpoint, architecture) if weights else []
+    facts = {"source": path.name, "sha256": _digest(path), "versions": _versions(architecture), "notes": [*notes, *more]}
     return _loaded(module, architecture, facts, input_shape, input_arrays, device)
+
+
+def _load(plugin: ModuleType, checkpoint: Checkpoint, architecture: Architecture) -> tuple[nn.Module, list[str]]:
+    """The model as its source loads it from a checkpoint, in float32."""
+    cast = {spec.dtype for spec in checkpoint.tensors.values() if spec.is_floating_point} - {"F32"}
+    tensors = {}
+    for name, spec in checkpoint.tensors.items():
+        array = checkpoint.read(name)
+        tensors[name] = array.astype(np.float32) if spec.is_floating_point else array
+    module, notes = plugin.load(architecture.name, tensors, **architecture.kwargs)
+    return module.float().eval(), [*_cast_notes(cast), *notes]
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of the lines "digest  name" for its configuration and weights."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = [path / "config.json", *weight_files(path)]
+    lines = "".join(f"{_digest(file)}  {file.name}\n" for file in files if file.is_file())
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _loaded(
@@ -135,6 +159,8 @@ def _names_architecture(text: str) -> bool:
 
 
 def _architecture(checkpoint: Checkpoint, arch: str | Architecture | None) -> tuple[Architecture, list[str]]:
+    if arch is None and (checkpoint.path / "config.json").is_file():
+        return parse_architecture(f"transformers:{checkpoint.path}"), []
     if arch is None:
         found = identify(checkpoint)
         note = f"taken for {found.architecture}; the same tensors fit {', '.join(map(str, found.others))}"
@@ -190,7 +216,11 @@ def _fill(module: nn.Module, checkpoint: Checkpoint, architecture: Architecture)
         if tensor.is_floating_point() and view.tensors[name].dtype != "F32":
             cast.add(view.tensors[name].dtype)
         np.copyto(tensor.numpy(), view.read(name), casting="unsafe")
-    return [f"weights stored as {dtype} were cast to float32" for dtype in sorted(cast)]
+    return _cast_notes(cast)
+
+
+def _cast_notes(dtypes: Iterable[str]) -> list[str]:
+    return [f"weights stored as {dtype} were cast to float32" for dtype in sorted(dtypes)]
 
 
 def _check(view: Checkpoint, expected: fingerprints.Shapes, architecture: Architecture) -> None:

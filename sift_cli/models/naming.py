@@ -29,7 +29,11 @@ def parse_architecture(text: str) -> Architecture:
             raise unknown(text)
         source, name = "factory", text
     architecture = Architecture(source, name)
-    if str(architecture) in fingerprints.table().names or source_of(architecture).has(name):
+    if hasattr(plugin := source_of(architecture), "resolve"):
+        if (found := plugin.resolve(name)) is None:
+            raise unknown(text)
+        return found
+    if str(architecture) in fingerprints.table().names or plugin.has(name):
         return architecture
     raise unknown(text)
 

@@ -151,11 +151,20 @@ def _fill(tensor: torch.Tensor, edit: FillTensor, old_shape: tuple[int, ...]) ->
             _repeat(region, edit, start)
             return
         region = region.narrow(edit.grown_axis, start, tensor.shape[edit.grown_axis] - start)
+    elif edit.stop is not None:
+        if edit.stop > (region.shape or (0,))[0]:
+            raise PlanError(f"the plan fills rows up to {edit.stop} of {edit.tensor!r}, whose shape is {old_shape}")
+        region = region[edit.start : edit.stop]
     shape = tuple(region.shape)
-    random = generator(edit.seed, edit.tensor, "fill")
+    random = generator(edit.seed, edit.tensor, f"fill from {edit.start}" if edit.start else "fill")
     match edit.distribution:
         case "normal":
             values = random.standard_normal(shape, dtype=np.float32) * np.float32(edit.b) + np.float32(edit.a)
+        case "trunc_normal":
+            values = random.standard_normal(shape, dtype=np.float32)
+            while (off := np.abs(values) > 2).any():
+                values[off] = random.standard_normal(int(off.sum()), dtype=np.float32)
+            values = values * np.float32(edit.b) + np.float32(edit.a)
         case "uniform":
             values = random.random(shape, dtype=np.float32) * np.float32(edit.b - edit.a) + np.float32(edit.a)
         case "constant":

@@ -67,8 +67,8 @@ def attach_masks(module: nn.Module, masks: MaskSet) -> None:
     """
     for child in module.modules():
         child.__dict__.pop(_OF_MODULE, None)
-    for parameter in module.parameters():
-        parameter.__dict__.pop(_OF_PARAMETER, None)
+    for one in module.parameters():
+        one.__dict__.pop(_OF_PARAMETER, None)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     kept: dict[int, torch.Tensor] = {}
     for name, mask in masks.items():

@@ -3,10 +3,13 @@ tensor."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sift_cli import registry
 from sift_cli.core.plan import TransformPlan
 from sift_cli.errors import PlanError
 from sift_cli.models import LoadedModel
+from sift_cli.models.calling import tensors_of
 from sift_cli.transforms._options import COMMON, TransformOptions
 
 __all__ = ["TransformOptions", "decide", "kinds"]
@@ -29,5 +32,8 @@ def decide(kind: str, model: LoadedModel, options: TransformOptions) -> Transfor
     for option in sorted(options.given - COMMON - plugin.OPTIONS):
         has = ", ".join(sorted(plugin.OPTIONS))
         raise PlanError(f"the transform {kind} has no option {option}", hint=f"beside those of all transforms: {has}")
+    if options.match is None:
+        tokens = not all(tensor.is_floating_point() for tensor in tensors_of(model.inputs))
+        options = replace(options, match="layer" if tokens else "model")
     plan: TransformPlan = plugin.decide(model, options)
     return plan

@@ -84,7 +84,7 @@ def _densities(budget: int, layers: Mapping[str, Cost]) -> dict[str, Fraction]:
     while True:
         rest = {name: cost for name, cost in layers.items() if name not in full}
         left = budget - sum(layers[name].weights * layers[name].positions for name in full)
-        epsilon = left / sum(cost.weights * cost.positions * cost.share for cost in rest.values())
+        epsilon = Fraction(left) / sum(cost.weights * cost.positions * cost.share for cost in rest.values())
         over = {name for name, cost in rest.items() if epsilon * cost.share > 1}
         if not over:
             return {name: Fraction(1) if name in full else epsilon * cost.share for name, cost in layers.items()}

@@ -3,61 +3,54 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 from torch import nn
 
-from sift_cli.core.plan import Edit, FillTensor, ResizeAxis
-from sift_cli.errors import PlanError
+from sift_cli.core.plan import Architecture, Edit, FillTensor, ResizeAxis
+from sift_cli.models.initialisation import Draw, initialisation
 
 #: Range of the BatchNorm shifts of channels that come new into a model whose function is kept. See
 #: :func:`preserve_fills`.
 NEW_SHIFT = (0.1, 0.5)
 
 
-def scratch_fills(wide: nn.Module, edits: Iterable[Edit], sparse: Collection[str], seed: int) -> Iterator[FillTensor]:
-    """Draw anew the parameters of every layer that is known, as the paper does: He's normal (fan out) for convolutions,
-    PyTorch's uniform for linear layers, and the last norm of each residual branch at 0, so that each block starts as
-    its shortcut.
+def scratch_fills(
+    module: nn.Module, architecture: Architecture, seed: int
+) -> tuple[tuple[FillTensor, ...], tuple[str, ...]]:
+    """Draw anew every parameter of ``module`` that ``architecture`` has, as that initialises itself, at the shapes that
+    they have now; and the statistics of norms as before training.
 
-    The standard deviation is that of the dense shape. A BatchNorm behind each convolution takes out the scale, which
-    the mask changes.
+    A fan is that of the dense shape. Masks leave less of a layer's input, by the root of its density.
+
+    Returns:
+        The fills, and notes on what the model's code did not tell.
 
     Raises:
-        PlanError: A parameter belongs to a module whose initialisation is not known.
+        ModelError: The architecture does not build.
     """
-    zeroed = set(_last_norms(wide))
-    resized = {edit.tensor for edit in edits if isinstance(edit, ResizeAxis)}
-    for path, child in wide.named_modules():
-        own = {key: parameter for key, parameter in child._parameters.items() if parameter is not None}
-        prefix = f"{path}." if path else ""
-        match child:
-            case nn.modules.conv._ConvNd() | nn.Linear():
-                weight = own["weight"]
-                fan_in = math.prod(weight.shape[1:])
-                if isinstance(child, nn.Linear):
-                    bound = 1 / math.sqrt(fan_in)
-                    yield FillTensor(f"{prefix}weight", "uniform", -bound, bound, seed=seed)
-                else:
-                    fan_out = weight.shape[0] * math.prod(weight.shape[2:])
-                    yield FillTensor(f"{prefix}weight", "normal", 0.0, math.sqrt(2 / fan_out), seed=seed)
-                if "bias" in own and isinstance(child, nn.Linear):
-                    yield FillTensor(f"{prefix}bias", "uniform", -bound, bound, seed=seed)
-                elif "bias" in own:
-                    yield FillTensor(f"{prefix}bias", "constant", 0.0)
-            case nn.modules.batchnorm._NormBase() | nn.GroupNorm() | nn.LayerNorm():
-                if "weight" in own:
-                    yield FillTensor(f"{prefix}weight", "constant", 0.0 if path in zeroed else 1.0)
-                if "bias" in own:
-                    yield FillTensor(f"{prefix}bias", "constant", 0.0)
-                yield from _running_statistics(child, prefix, whole=True)
-            case _:
-                for key in own:
-                    if f"{prefix}{key}" in resized:
-                        raise PlanError(
-                            f"--init scratch does not know how {type(child).__name__} initialises {prefix}{key}",
-                            hint="use --init preserve",
-                        )
+    found = initialisation(architecture, module)
+    fills = []
+    for name, parts in found.parts.items():
+        # The most common distribution everywhere, then the rows that differ from it.
+        rows: Counter[Draw] = Counter()
+        for part in parts:
+            rows[part.draw] += part.stop - part.start
+        ((common, _),) = rows.most_common(1)
+        fills.append(_fill(name, common, seed))
+        fills += [_fill(name, p.draw, seed, p.start, p.stop) for p in parts if p.draw != common]
+    for path, child in module.named_modules():
+        if isinstance(child, nn.modules.batchnorm._NormBase):
+            fills += _running_statistics(child, f"{path}." if path else "", whole=True)
+    return tuple(fills), found.notes
+
+
+def _fill(name: str, draw: Draw, seed: int, start: int = 0, stop: int | None = None) -> FillTensor:
+    distribution = "trunc_normal" if draw.cut else draw.distribution
+    return FillTensor(
+        name, distribution, draw.a, draw.b, seed=0 if distribution == "constant" else seed, start=start, stop=stop
+    )
 
 
 def preserve_fills(wide: nn.Module, edits: Iterable[Edit], sparse: Collection[str], seed: int) -> Iterator[FillTensor]:
@@ -96,13 +89,3 @@ def _running_statistics(norm: nn.Module, prefix: str, *, whole: bool) -> Iterato
     for key, value in (("running_mean", 0.0), ("running_var", 1.0)):
         if norm._buffers.get(key) is not None:
             yield FillTensor(f"{prefix}{key}", "constant", value, grown_axis=None if whole else 0)
-
-
-def _last_norms(module: nn.Module) -> Iterator[str]:
-    """The last norm of each residual branch: of the direct children of a block, which is a module with a shortcut."""
-    for path, child in module.named_modules():
-        children = dict(child.named_children())
-        if children.keys() & {"downsample", "shortcut"} or "downsample" in child.__dict__:
-            norms = [name for name, item in children.items() if isinstance(item, nn.modules.batchnorm._NormBase)]
-            if norms:
-                yield f"{path}.{norms[-1]}" if path else norms[-1]

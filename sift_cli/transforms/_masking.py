@@ -8,10 +8,9 @@ distribution and in steps that their pattern allows. No layer ever gets more tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -88,14 +87,14 @@ def choose(
     Args:
         sites: The layers by name.
         budget: MACs for all of them together; None lets each keep at most the weights that it had.
-        options: ``sparsity``, ``pattern``, ``layer_pattern``, ``distribution`` and ``layer_sparsity``.
+        options: :data:`OPTIONS` are looked at, after :func:`check`.
         transform: Name of the transform, for errors.
 
     Raises:
         PlanError: The options contradict each other, or name layers that are not there.
         Infeasible: The budget does not pay for what the options fix.
     """
-    _check(sites, options)
+    _check_globs(sites, options)
     if options.init == "preserve":
         # Only the original weights, all of them, compute the original function.
         return {name: Choice(found, found.before, UNSTRUCTURED) for name, found in sites.items()}
@@ -106,10 +105,13 @@ def choose(
         if (count := _fixed(name, found, pattern, options)) is not None
     }
     rest = {name: pair for name, pair in placed.items() if name not in choices}
+    if budget is None and options.distribution != "uniform":
+        raise PlanError(
+            f"the distribution {options.distribution} moves weights between layers, and --match layer forbids that",
+            hint="use --match model",
+        )
     if budget is None:
-        choices |= {
-            name: _at_most(found.before, found, pattern, transform, name) for name, (found, pattern) in rest.items()
-        }
+        choices |= _at_most_before(rest, transform)
         _hold_each(choices, transform)
     else:
         spent = sum(choice.site.positions * choice.nonzero for choice in choices.values())
@@ -121,7 +123,8 @@ def choose(
                 f"{budget:,} left by the layers that stay dense",
                 hint="use --match layer, or let layers without a pattern take it up: --layer-pattern GLOB=unstructured",
             )
-        choices |= _share(budget - spent, rest, options, transform)
+        if rest:
+            choices |= _share(budget - spent, rest, options, transform)
     return {name: choices[name] for name in sites}
 
 
@@ -137,9 +140,7 @@ def notes(choices: Mapping[str, Choice], options: TransformOptions) -> Iterator[
     """Sentences for the user about patterns."""
     outside = [name for name, choice in choices.items() if choice.pattern.name != _wanted(name, options).name]
     if outside:
-        yield (
-            f"{len(outside)} layers with groups or too small for their pattern are unstructured: {', '.join(outside)}"
-        )
+        yield f"unstructured, as they have groups or are too small for their pattern: {', '.join(outside)}"
     if any(choice.pattern.density == Fraction(1, 8) for choice in choices.values()):
         yield (
             "the paper's Table 11 has 1:8 at width 3.16 = √10, which costs 1.25 times the dense model; "
@@ -147,8 +148,16 @@ def notes(choices: Mapping[str, Choice], options: TransformOptions) -> Iterator[
         )
 
 
-def _check(sites: Mapping[str, Site], options: TransformOptions) -> None:
-    if options.init == "preserve" and (asked := options.given & OPTIONS):
+def check(options: TransformOptions) -> None:
+    """Refuse options about masks that contradict the others.
+
+    Raises:
+        PlanError: They do.
+    """
+    asked = options.given & OPTIONS
+    if asked and not options.sparsity:
+        raise PlanError(f"at sparsity 0 there are no masks, so there is nothing for {', '.join(sorted(asked))} to do")
+    if options.init == "preserve" and asked:
         raise PlanError(
             f"--init preserve keeps the original weights, which leaves no choice to {', '.join(sorted(asked))}",
             hint="use --init scratch",
@@ -156,14 +165,13 @@ def _check(sites: Mapping[str, Site], options: TransformOptions) -> None:
     pattern = parse(options.pattern)
     if pattern.density is not None and pattern.density != 1 - options.sparsity:
         raise PlanError(
-            f"the pattern {pattern.name} keeps {pattern.density} of the weights, and the sparsity is {options.sparsity}",
+            f"the pattern {pattern.name} keeps {pattern.density} of the weights, and the sparsity is "
+            f"{options.sparsity}",
             hint=f"--sparsity {1 - pattern.density}",
         )
-    if options.distribution != "uniform" and options.match == "layer":
-        raise PlanError(
-            f"the distribution {options.distribution} moves weights between layers, and --match layer keeps each as it was",
-            hint="leave out --match layer",
-        )
+
+
+def _check_globs(sites: Mapping[str, Site], options: TransformOptions) -> None:
     for option, globs in (("layer_sparsity", options.sparsities), ("layer_pattern", options.patterns)):
         for glob in globs:
             if not any(glob.matches(name) for name in sites):
@@ -177,20 +185,19 @@ def _wanted(name: str, options: TransformOptions) -> Pattern:
     return next((glob.value for glob in options.patterns if glob.matches(name)), parse(options.pattern))
 
 
-def _given(name: str, options: TransformOptions) -> Fraction | None:
-    return next((glob.value for glob in options.sparsities if glob.matches(name)), None)
-
-
 def _pattern(name: str, found: Site, options: TransformOptions) -> Pattern:
     """The pattern of a layer: the one asked for where the layer is one matrix product and large enough for it."""
     wanted = _wanted(name, options)
     return wanted if not found.grouped and wanted.feasible(found.gemm) else UNSTRUCTURED
 
 
+def _given(name: str, options: TransformOptions) -> Fraction | None:
+    return next((glob.value for glob in options.sparsities if glob.matches(name)), None)
+
+
 def _fixed(name: str, found: Site, pattern: Pattern, options: TransformOptions) -> int | None:
     """The number of weights where nothing is left to solve for."""
-    feasible = pattern.feasible(found.gemm)
-    given = _given(name, options)
+    feasible, given = pattern.feasible(found.gemm), _given(name, options)
     if given is None and found.own:
         return found.before
     if given is None:
@@ -205,27 +212,31 @@ def _fixed(name: str, found: Site, pattern: Pattern, options: TransformOptions) 
     count = _largest(feasible, wanted)
     if not count:
         raise PlanError(
-            f"sparsity {given} leaves {name} with {wanted} of {found.gemm.numel} weights, too few for a mask"
+            f"at sparsity {given} {name} keeps {wanted} of its {found.gemm.numel} weights, too few for a mask",
+            hint=f"--layer-sparsity '{name}=…' with a lower one",
         )
     return count
 
 
 def _largest(feasible: range, at_most: int) -> int:
-    """The largest count of ``feasible`` that is not above ``at_most``, or 0."""
-    return (
-        feasible[min(len(feasible) - 1, (at_most - feasible.start) // feasible.step)]
-        if at_most >= feasible.start
-        else 0
-    )
+    """The largest count of ``feasible`` that is not above ``at_most``; 0 where there is none."""
+    if at_most < feasible.start:
+        return 0
+    return feasible[min(len(feasible) - 1, (at_most - feasible.start) // feasible.step)]
 
 
-def _at_most(limit: int, found: Site, pattern: Pattern, transform: str, name: str) -> Choice:
-    count = _largest(pattern.feasible(found.gemm), limit)
-    if not count:
-        raise Infeasible(
-            transform, name, f"{pattern.feasible(found.gemm).start:,} weights for {pattern.name}", f"{limit:,}"
-        )
-    return Choice(found, count, pattern)
+def _at_most_before(rest: Mapping[str, tuple[Site, Pattern]], transform: str) -> dict[str, Choice]:
+    choices = {}
+    for name, (found, pattern) in rest.items():
+        feasible = pattern.feasible(found.gemm)
+        count = _largest(feasible, found.before)
+        if not count:
+            raise Infeasible(
+                transform, name, f"{feasible.start:,} weights for {pattern.name}", f"{found.before:,}",
+                hint=f"--layer-pattern '{name}=unstructured'",
+            )  # fmt: skip
+        choices[name] = Choice(found, count, pattern)
+    return choices
 
 
 def _hold_each(choices: Mapping[str, Choice], transform: str) -> None:
@@ -235,7 +246,7 @@ def _hold_each(choices: Mapping[str, Choice], transform: str) -> None:
                 transform,
                 name,
                 f"{choice.nonzero:,} weights at its width and sparsity",
-                f"{choice.site.before:,}, which it had",
+                f"{choice.site.before:,}, which is what it had",
                 hint="leave out --multiple, which rounds widths up, or give it a higher --layer-sparsity",
             )
 
@@ -244,21 +255,15 @@ def _share(
     budget: int, rest: Mapping[str, tuple[Site, Pattern]], options: TransformOptions, transform: str
 ) -> dict[str, Choice]:
     """Spend ``budget`` on the layers of ``rest``, in weights or in blocks of them."""
-    if not rest:
-        return {}
     steps = {name: pattern.feasible(found.gemm) for name, (found, pattern) in rest.items()}
-    share = partial(distributions.share, options.distribution)
-    costs = {name: _cost(found, steps[name], share) for name, (found, _) in rest.items()}
+    costs = {
+        name: Cost(
+            len(steps[name]) - 1,
+            found.positions * steps[name].step,
+            distributions.share(options.distribution, found.gemm.outputs_first),
+        )
+        for name, (found, _) in rest.items()
+    }
     left = budget - sum(steps[name].start * found.positions for name, (found, _) in rest.items())
     spent = spend(left, costs, transform=transform)
     return {name: Choice(found, steps[name][spent[name]], pattern) for name, (found, pattern) in rest.items()}
-
-
-def _cost(found: Site, steps: range, share: Callable[[tuple[int, ...]], Fraction]) -> Cost:
-    shape = found.gemm.shape
-    outputs_first = (
-        shape[found.gemm.output_axis],
-        *shape[: found.gemm.output_axis],
-        *shape[found.gemm.output_axis + 1 :],
-    )
-    return Cost(len(steps) - 1, found.positions * steps.step, share(outputs_first))

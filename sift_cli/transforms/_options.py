@@ -40,13 +40,20 @@ def _override(text: str, read: Callable[[str], Value]) -> Override[Value]:
     return Override(text, glob, read(value))
 
 
+def _read_width(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) < 2**31):
+        raise PlanError(f"{text!r} is not a width", hint="write it as 'transformer.h.*.mlp.c_fc=4344'")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class TransformOptions:
     """Options of a transform.
 
     Attributes:
         sparsity: Nominal sparsity s in [0, 1), exact. It sets the width; the masks' sparsity is solved for.
-        match: "model" keeps the model's total MACs, "layer" keeps every sparse layer's nonzeros.
+        match: "model" keeps the model's total MACs, "layer" keeps every sparse layer's nonzeros. None is "layer" for
+            models of tokens, whose vocabulary and attention grow with the width, and "model" for others, as the paper.
         init: "scratch" draws new weights, "preserve" keeps the function of the given ones.
         seed: Seed of masks and weights.
         multiple: Round widths to a multiple of this; None truncates, as the paper does.
@@ -57,6 +64,8 @@ class TransformOptions:
         compat: "released" counts as the official code does and not as the paper says.
         snap: Take the nearest sparsity at which the transform exists instead of refusing.
         width: Width factor of a dense baseline; None takes the one that belongs to the sparsity.
+        layer_width: ``GLOB=WIDTH`` for layers whose output width is decided by hand; the first that matches counts.
+        allow_partial: Leave the widths as they are that the model's code has as a number, instead of refusing.
         pattern: Where kept weights may lie, see :mod:`sift_cli.sparsity.patterns`.
         layer_pattern: ``GLOB=PATTERN`` for layers that have another; the first that matches counts.
         distribution: How dense layers are relative to each other, see :mod:`sift_cli.sparsity.distributions`.
@@ -67,7 +76,7 @@ class TransformOptions:
     """
 
     sparsity: Fraction
-    match: Literal["model", "layer"] = "model"
+    match: Literal["model", "layer"] | None = None
     init: Literal["scratch", "preserve"] = "scratch"
     seed: int = 0
     multiple: int | None = None
@@ -77,6 +86,8 @@ class TransformOptions:
     compat: Literal["released"] | None = None
     snap: bool = False
     width: Fraction | None = None
+    layer_width: tuple[str, ...] = ()
+    allow_partial: bool = False
     pattern: str = "unstructured"
     layer_pattern: tuple[str, ...] = ()
     distribution: str = "uniform"
@@ -86,7 +97,7 @@ class TransformOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
             raise PlanError(f"sparsity {self.sparsity} is outside [0, 1)")
-        if self.match not in ("model", "layer"):
+        if self.match not in (None, "model", "layer"):
             raise PlanError(f"match must be 'model' or 'layer', not {self.match!r}")
         if self.init not in ("scratch", "preserve"):
             raise PlanError(f"init must be 'scratch' or 'preserve', not {self.init!r}")
@@ -104,7 +115,7 @@ class TransformOptions:
             raise PlanError(f"mask must be 'random', 'topk' or 'file', not {self.mask!r}")
         parse_pattern(self.pattern)
         distributions.share(self.distribution, (1, 1))
-        _ = self.sparsities, self.patterns
+        _ = self.sparsities, self.patterns, self.widths
 
     @property
     def sparsities(self) -> tuple[Override[Fraction], ...]:
@@ -115,6 +126,11 @@ class TransformOptions:
     def patterns(self) -> tuple[Override[Pattern], ...]:
         """``layer_pattern``, read."""
         return tuple(_override(text, parse_pattern) for text in self.layer_pattern)
+
+    @property
+    def widths(self) -> tuple[Override[int], ...]:
+        """``layer_width``, read."""
+        return tuple(_override(text, _read_width) for text in self.layer_width)
 
     def selects(self, layer: str) -> bool | None:
         """True or False where the globs decide about ``layer``, None where they say nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import nn
@@ -30,6 +31,7 @@ class Dense:
         budget: Weights that it had in the original model.
         weights: Weights that it has now, which is more in a model that was widened.
         inputs, outputs: D_in and D_out now; 0 where it is no layer that can be replaced.
+        biased: Whether it has a bias.
     """
 
     path: str
@@ -41,10 +43,16 @@ class Dense:
     weights: int
     inputs: int = 0
     outputs: int = 0
+    biased: bool = False
 
 
 def sort(
-    original: nn.Module, module: nn.Module, report: FlopReport, placed: Places, options: TransformOptions
+    original: nn.Module,
+    module: nn.Module,
+    report: FlopReport,
+    placed: Places,
+    options: TransformOptions,
+    stays: Collection[str],
 ) -> tuple[list[Dense], list[str]]:
     """Every layer with a weight, in order of execution, and sentences about those that cannot be replaced.
 
@@ -54,6 +62,7 @@ def sort(
         report: MACs of ``module``.
         placed: Places of its weights.
         options: ``only`` and ``keep`` are looked at.
+        stays: Roles of layers that stay as they are unless a glob names them.
 
     Raises:
         PlanError: A glob matches no layer.
@@ -76,18 +85,20 @@ def sort(
         selected, role = options.selects(path), placed.roles.get(weight, "hidden")
         if selected is False:
             role = "kept"
-        elif selected is None and role != "hidden":
+        elif selected is None and role in stays:
             pass
         elif why is not None:
             reasons[why].append(path)
             role = "kept"
         else:
             role = "target"
-        sizes = layers.sizes_of(module.get_submodule(path)) if why is None else (0, 0)
+        layer = module.get_submodule(path)
+        shape = (*layers.sizes_of(layer), layers.bias_of(layer) is not None) if why is None else ()
         found.append(
-            Dense(path, op, weight, role, positions[weight], before[weight].numel(), now[weight].numel(), *sizes)
+            Dense(path, op, weight, role, positions[weight], before[weight].numel(), now[weight].numel(), *shape)
         )
-    return found, [f"{_listed(paths)} {'stays' if len(paths) == 1 else 'stay'}: it {why}" for why, paths in reasons.items()]
+    notes = [f"{_listed(paths)}: kept, because it {why}" for why, paths in reasons.items()]
+    return found, notes
 
 
 def _obstacle(module: nn.Module, path: str, weight: str, placed: Places) -> str | None:

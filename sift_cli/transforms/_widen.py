@@ -15,7 +15,17 @@ from sift_cli.core.plan import Edit, FillTensor, ResizeAxis, SetAttribute
 from sift_cli.errors import Infeasible, PlanError
 from sift_cli.surgery import apply_edits
 from sift_cli.transforms._options import TransformOptions
-from sift_cli.widths import Attribute, Face, LayerRole, WidthGraph, solve_widths, trace_widths
+from sift_cli.widths import (
+    Attribute,
+    Axis,
+    Face,
+    LayerRole,
+    WidthGraph,
+    WidthGroup,
+    output_shapes,
+    solve_widths,
+    trace_widths,
+)
 
 #: Weights of the widened dense tensors, which training and masking hold in memory: 64 GB of float32.
 MAX_WEIGHTS = 16 * 10**9
@@ -54,14 +64,67 @@ def widen(meta: nn.Module, inputs: Any, factor_squared: Fraction, options: Trans
     """
     graph = trace_widths(meta, inputs)
     _check(meta, graph, options)
-    sizes = solve_widths(graph, factor_squared, multiple=options.multiple)
+    sizes = solve_widths(graph, factor_squared, multiple=options.multiple, given=_given(meta, graph, options))
     edits: list[Edit] = list(_resizes(meta, graph, sizes))
     _check_size(meta, edits)
     resized, _ = apply_edits(meta, edits)
     edits += _attributes(meta, resized, graph, sizes)
     module, _ = apply_edits(meta, edits)
-    notes = tuple(f"a relation between sizes was not understood: {text}" for text in graph.not_understood)
-    return Widened(tuple(edits), graph, module, notes)
+    before, after = output_shapes(meta, inputs), output_shapes(module, inputs)
+    if before != after:
+        raise PlanError(
+            f"widened, the model would return {after} and not {before}: one of its sizes follows from a width unseen",
+            hint="keep part of it with --keep, or say what follows with --layer-width",
+        )
+    return Widened(tuple(edits), graph, module, tuple(_notes(graph, edits)))
+
+
+def _notes(graph: WidthGraph, edits: Sequence[Edit]) -> Iterator[str]:
+    for text in graph.not_understood:
+        yield f"a relation between sizes was not understood: {text}"
+    for group in graph.literals:
+        yield f"{_named(group)} stays {group.size}: {_reason(group)}"
+    for edit in edits:
+        if isinstance(edit, SetAttribute) and isinstance(edit.old, float):
+            yield f"{edit.module}.{edit.attribute} follows a width, from {edit.old:.6g} to {edit.new:.6g}"
+
+
+def _named(group: WidthGroup) -> str:
+    return " and ".join(f"{axis.tensor} axis {axis.axis}" for axis in group.axes[:2])
+
+
+def _reason(group: WidthGroup) -> str:
+    why = "fixed by a literal" if group.face is Face.LITERAL else "tied to a size that stays,"
+    return f"it is {why} at {group.frame}" if group.frame else f"it is {why.rstrip(',')}"
+
+
+def _given(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> dict[int, int]:
+    """Index of a group → its size, where ``layer_width`` decides it."""
+    given: dict[int, int] = {}
+    places = {axis: index for index, group in enumerate(graph.groups) for axis in group.axes}
+    unmatched = {override.text for override in options.widths}
+    for path, child in module.named_modules():
+        override = next((one for one in options.widths if one.matches(path)), None)
+        if override is None or f"{path}.weight" not in graph.roles:
+            continue
+        unmatched.discard(override.text)
+        index = places.get(Axis(f"{path}.weight", _output_axis(child)))
+        if index is None or not graph.groups[index].scales:
+            raise PlanError(f"the output width of {path} does not scale, so it cannot be {override.value}")
+        if override.value < graph.groups[index].size:
+            raise PlanError(
+                f"the output width of {path} is {graph.groups[index].size} and cannot shrink to {override.value}"
+            )
+        if given.setdefault(index, override.value) != override.value:
+            raise PlanError(f"the output width of {path} cannot be {given[index]} and {override.value}")
+    if unmatched:
+        raise PlanError(f"no layer matches {min(unmatched)!r}")
+    return given
+
+
+def _output_axis(layer: nn.Module) -> int:
+    """Which axis of a layer's weight is its output; transformers' Conv1D is a linear layer with (in, out)."""
+    return 1 if type(layer).__name__ == "Conv1D" or getattr(layer, "transposed", False) else 0
 
 
 def _check_size(module: nn.Module, edits: Sequence[Edit]) -> None:
@@ -79,11 +142,11 @@ def _check_size(module: nn.Module, edits: Sequence[Edit]) -> None:
 
 
 def _check(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> None:
-    for group in graph.literals:
-        where = ", ".join(f"{axis.tensor} axis {axis.axis}" for axis in group.axes[:2])
+    for group in () if options.allow_partial else graph.literals:
         raise PlanError(
-            f"cannot widen {where} ({group.size}): it is fixed by a literal at {group.frame}",
-            hint="compute the size from the tensor there (x.flatten(1) instead of x.view(-1, 400))",
+            f"cannot widen {_named(group)} ({group.size}): {_reason(group)}",
+            hint="compute the size from the tensor there (x.flatten(1) instead of x.view(-1, 400)), or pass "
+            "--allow-partial to leave it as it is",
         )
     if options.init == "preserve":
         grouped = [name for name, role in graph.roles.items() if role is LayerRole.GROUPED]

@@ -20,6 +20,7 @@ from sift_cli.core.plan import Edit, PlannedLayer, TransformPlan
 from sift_cli.errors import Infeasible, PlanError
 from sift_cli.flops import count_module
 from sift_cli.models import LoadedModel
+from sift_cli.models.calling import map_inputs
 from sift_cli.transforms import _masking
 from sift_cli.transforms._init import preserve_fills, scratch_fills
 from sift_cli.transforms._options import TransformOptions
@@ -27,7 +28,7 @@ from sift_cli.transforms._widen import widen
 from sift_cli.widths import LayerRole, WidthGraph
 
 #: Options it understands beyond those of all transforms.
-OPTIONS = frozenset({"multiple"}) | _masking.OPTIONS
+OPTIONS = frozenset({"multiple", "layer_width", "allow_partial"}) | _masking.OPTIONS
 
 
 def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
@@ -38,8 +39,9 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         Infeasible: The budget does not pay for the layers that stay dense.
         UnsupportedOp: The model's forward pass cannot be traced.
     """
+    _masking.check(options)
     meta = copy.deepcopy(model.module).to("meta")
-    inputs = tuple(tensor.to("meta") for tensor in model.inputs)
+    inputs = map_inputs(lambda tensor: tensor.to("meta"), model.inputs)
     before = count_module(meta, inputs, counter="dispatch", nonzero={})
     edits: list[Edit] = []
     notes: tuple[str, ...] = ()
@@ -51,8 +53,11 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         layers = _layers(after, meta, wide, graph, options)
         choices = _solve(layers, wide, before, after, options)
         nonzero = {name: choice.nonzero for name, choice in choices.items()}
-        fills = scratch_fills if options.init == "scratch" else preserve_fills
-        edits += fills(wide, edits, {layers[name].weight for name in nonzero}, options.seed)
+        if options.init == "scratch":
+            fills, drawn = scratch_fills(wide, model.architecture, options.seed)
+            edits, notes = [*edits, *fills], (*notes, *drawn)
+        else:
+            edits += preserve_fills(wide, edits, {layers[name].weight for name in nonzero}, options.seed)
         edits += [_masking.attach(choice, options) for choice in choices.values() if choice.sparse]
         notes = (*notes, *_masking.notes(choices, options))
     else:
@@ -75,6 +80,8 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
     )
     others = (before.dense - sum(p.macs_before for p in planned), _other_macs(layers, after))
     promises = ["iso_flop", "mask_cardinality", "io_shapes", "roundtrip"]
+    if any(choice.pattern.name != "unstructured" for choice in choices.values()):
+        promises.append("pattern")
     if options.init == "preserve" or not options.sparsity:
         promises.append("same_function")
     plan = TransformPlan(
@@ -184,8 +191,9 @@ def _notes(layers: tuple[PlannedLayer, ...], others: tuple[int, int], options: T
             causes = [f"{layer.name} {layer.macs_after - layer.macs_before:+,}" for layer in dense]
             if others[0] != others[1]:
                 causes.append(f"products without a weight {others[1] - others[0]:+,}")
+            most = "at most " if options.given & _masking.OPTIONS else ""
             yield (
-                f"every sparse layer keeps its MACs, the model has {after / before - 1:+.2%} in total: "
+                f"every sparse layer keeps {most}its MACs, the model has {after / before - 1:+.2%} in total: "
                 + ", ".join(causes)
             )
     if options.init == "scratch":

@@ -9,14 +9,13 @@ import onnx
 
 from sift_cli import registry
 from sift_cli.core.certificate import Certificate
+from sift_cli.core.plan import TransformPlan
 from sift_cli.errors import PlanError, VerificationFailed
 from sift_cli.export.onnx import to_onnx
 from sift_cli.models import LoadedModel
 from sift_cli.surgery import TransformedModel
 
 CHECKS = "sift_cli.verify.checks"
-#: Measured of every transform, whatever its plan promises beyond.
-ALWAYS = ("iso_flop", "mask_cardinality", "io_shapes", "roundtrip")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,12 @@ class Evidence:
         return to_onnx(self.artifact.module, self.artifact.inputs, self.artifact.masks, {})
 
 
+def macs_claim(plan: TransformPlan) -> str:
+    """What is measured of the MACs of every transform: that they are the dense model's, unless the plan was asked for
+    other ones by name."""
+    return "planned_macs" if plan.options.get("compat") else "iso_flop"
+
+
 def certify(evidence: Evidence) -> Certificate:
     """Measure what holds for every transform, and what the plan promises beyond.
 
@@ -48,7 +53,8 @@ def certify(evidence: Evidence) -> Certificate:
     """
     checks = registry.discover(CHECKS)
     certificate = Certificate()
-    for promise in dict.fromkeys((*ALWAYS, *evidence.written.plan.promises)):
+    plan = evidence.written.plan
+    for promise in dict.fromkeys((macs_claim(plan), "mask_cardinality", "io_shapes", "roundtrip", *plan.promises)):
         if promise not in checks:
             raise PlanError(f"the plan promises {promise!r}", hint=f"what can be promised: {', '.join(checks)}")
         certificate += checks[promise].measure(evidence)

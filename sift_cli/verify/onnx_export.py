@@ -23,7 +23,7 @@ from sift_cli.models import LoadedModel
 from sift_cli.models.calling import Inputs, call, map_inputs, primary, random_like, specs_of, tensors_of
 from sift_cli.runtime import library_path, session
 from sift_cli.surgery import TransformedModel
-from sift_cli.verify.evidence import require
+from sift_cli.verify.evidence import macs_claim, require
 from sift_cli.verify.onnx_counts import macs_by_weight
 from sift_cli.verify.probe import hidden_layers, lively
 
@@ -64,19 +64,19 @@ def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
         onnx.checker.check_model(path, full_check=True)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exporter made an invalid model: {str(error).splitlines()[0]}") from None
-    if isinstance(model, TransformedModel) and model.masks:
+    if isinstance(model, TransformedModel) and model.masks.keys() == model.plan.masked.keys():
         # What the plan says it says of the input it was made at; at another one there is no budget to hold to.
         if [spec.shape for spec in specs_of(model.inputs)] == [spec.shape for spec in model.plan.inputs]:
-            yield _iso_flop(model, path)
+            yield _macs(model, path)
         yield _cardinality(model, path)
     yield from _outputs(model, path, opset)
 
 
-def _iso_flop(model: TransformedModel, path: Path) -> Claim:
+def _macs(model: TransformedModel, path: Path) -> Claim:
     in_torch = count_module(model.module, model.inputs, counter="dispatch", nonzero=model.nonzero).sparse
     in_graph = sum(macs_by_weight(count_onnx(path, dims=_lengths(model, path)), model.masks).values())
     return claim(
-        "iso_flop",
+        macs_claim(model.plan),
         in_graph == model.plan.macs_after == in_torch,
         before=model.plan.macs_before,
         after=in_graph,

@@ -2,6 +2,7 @@
 
 from sift_cli.widths.graph import Attribute, Axis, Face, LayerRole, WidthGraph, WidthGroup, trace_widths
 from sift_cli.widths.solve import solve_widths
+from sift_cli.widths.trace import output_shapes
 
 __all__ = [
     "Attribute",
@@ -10,6 +11,7 @@ __all__ = [
     "LayerRole",
     "WidthGraph",
     "WidthGroup",
+    "output_shapes",
     "solve_widths",
     "trace_widths",
 ]

@@ -1,7 +1,7 @@
 """From a width factor to integers.
 
 Two ways. *Uniform*: with g the greatest common divisor of all sizes that scale, every size is multiplied by K/g for
-one integer K = floor(k·g). All ratios stay exact, so every relation holds by itself; for a ResNet g = 64 and K is the
+one integer K ≈ k·g. All ratios stay exact, so every relation holds by itself; for a ResNet g = 64 and K is the
 paper's ``int(64·√(1/(1−s)))``: 90, 128, 202. *Free*: where g is small (MobileNetV2: 8) or a multiple is asked for,
 sizes that no relation ties are rounded one by one, equal sizes to equal sizes, and the others follow from the
 relations.
@@ -10,7 +10,7 @@ relations.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 
 from sift_cli.errors import Infeasible
@@ -20,40 +20,65 @@ from sift_cli.widths.graph import WidthGraph
 MINIMUM_DIVISOR = 16
 
 
-def solve_widths(graph: WidthGraph, factor_squared: Fraction, *, multiple: int | None = None) -> dict[int, int]:
+def solve_widths(
+    graph: WidthGraph,
+    factor_squared: Fraction,
+    *,
+    multiple: int | None = None,
+    given: Mapping[int, int] | None = None,
+) -> dict[int, int]:
     """New size of every group that scales, by its index in ``graph.groups``.
+
+    A model without attention rounds down, as the paper's ``int(64 · k)``; one with attention to the nearest, so that
+    GPT-2's heads of 64 become 91 and its width 12 · 91 = 1092, as in the paper's Table 14.
 
     Args:
         graph: The model's widths.
         factor_squared: k², exact; 1/(1−s) for Sparse Wide.
-        multiple: Make widths that no relation ties a multiple of this, rounded to the nearest; None truncates, as the
-            paper.
+        multiple: Make widths that no relation ties a multiple of this, rounded to the nearest.
+        given: Sizes that are decided already, by index.
 
     Raises:
-        Infeasible: The relations have no integer solution near the factor.
+        Infeasible: The relations have no integer solution near the factor, or none with the sizes given.
     """
+    given = given or {}
     scaling = {index: group.size for index, group in enumerate(graph.groups) if group.scales}
-    divisor = math.gcd(*scaling.values()) if scaling else 0
+    divisor = math.gcd(*(size for index, size in scaling.items() if index not in given)) if scaling else 0
+    nearest = bool(graph.attention)
     if multiple is None and divisor >= MINIMUM_DIVISOR:
-        numerator = floor_times_sqrt(divisor, factor_squared)
-        return {index: size // divisor * numerator for index, size in scaling.items()}
-    expressed = _eliminate(graph, scaling)
-    sizes = {
-        index: _rounded(size, factor_squared, multiple) for index, size in scaling.items() if index not in expressed
-    }
-    for index, terms in expressed.items():
-        value = sum((coefficient * sizes[other] for other, coefficient in terms.items()), Fraction(0))
-        if value.denominator != 1 or value < scaling[index]:
-            where = graph.groups[index].axes[0].tensor if graph.groups[index].axes else "an attribute"
-            raise Infeasible("wide", where, "a whole number of channels", f"{value}", hint="try another --multiple")
-        sizes[index] = int(value)
+        ratio = _rounded(divisor, factor_squared, None, nearest)
+        sizes = {index: given.get(index, size // divisor * ratio) for index, size in scaling.items()}
+    else:
+        expressed = _eliminate(graph, scaling, given)
+        sizes = {
+            index: given.get(index) or _rounded(size, factor_squared, multiple, nearest)
+            for index, size in scaling.items()
+            if index not in expressed
+        }
+        for index, terms in expressed.items():
+            value = sum((coefficient * sizes[other] for other, coefficient in terms.items()), Fraction(0))
+            if value.denominator != 1 or value < min(scaling[index], given.get(index, value)):
+                raise Infeasible("wide", _where(graph, index), "a whole number of channels", f"{value}",
+                                 hint="try another --multiple")  # fmt: skip
+            sizes[index] = int(value)
+    for relation in graph.relations:
+        if sum(coefficient * sizes[index] for index, coefficient in relation.items()):
+            index = next((index for index in relation if index in given), next(iter(relation)))
+            others = " and ".join(f"{sizes[other]} of {_where(graph, other)}" for other in relation if other != index)
+            raise Infeasible("wide", _where(graph, index), f"a width that fits {others}", str(sizes[index]),
+                             hint="leave this --layer-width out")  # fmt: skip
     return sizes
 
 
-def _rounded(size: int, squared: Fraction, multiple: int | None) -> int:
+def _where(graph: WidthGraph, index: int) -> str:
+    axes, attributes = graph.groups[index].axes, graph.groups[index].attributes
+    return axes[0].tensor if axes else f"{attributes[0].module}.{attributes[0].name}" if attributes else "a size"
+
+
+def _rounded(size: int, squared: Fraction, multiple: int | None, nearest: bool) -> int:
     """A width that no relation ties; never smaller than it was."""
     if multiple is None:
-        return floor_times_sqrt(size, squared)
+        return nearest_multiple(size, squared, 1) if nearest else floor_times_sqrt(size, squared)
     return max(nearest_multiple(size, squared, multiple), -(-size // multiple) * multiple)
 
 
@@ -68,7 +93,9 @@ def nearest_multiple(size: int, squared: Fraction, multiple: int) -> int:
     return (math.isqrt(twice.numerator // twice.denominator) + 1) // 2 * multiple
 
 
-def _eliminate(graph: WidthGraph, scaling: Mapping[int, int]) -> dict[int, dict[int, Fraction]]:
+def _eliminate(
+    graph: WidthGraph, scaling: Mapping[int, int], given: Collection[int] = ()
+) -> dict[int, dict[int, Fraction]]:
     """Solve the relations for some groups in terms of the others (Gauss over fractions).
 
     The group solved for is the largest one whose coefficient divides the rest, so that the others may be any integers.
@@ -82,8 +109,9 @@ def _eliminate(graph: WidthGraph, scaling: Mapping[int, int]) -> dict[int, dict[
         terms = {index: coefficient for index, coefficient in terms.items() if coefficient}
         if not terms:
             continue
-        whole = [i for i, c in terms.items() if all((other / c).denominator == 1 for other in terms.values())]
-        solved = max(whole or list(terms), key=lambda index: scaling[index])
+        open_terms = {i: c for i, c in terms.items() if i not in given} or terms
+        whole = [i for i, c in open_terms.items() if all((other / c).denominator == 1 for other in terms.values())]
+        solved = max(whole or list(open_terms), key=lambda index: scaling[index])
         divisor = -terms.pop(solved)
         solution = {index: coefficient / divisor for index, coefficient in terms.items()}
         for earlier in expressed.values():

@@ -195,6 +195,20 @@ def _train_mode(module: nn.Module) -> Iterator[None]:
             child.training = mode
 
 
+def output_shapes(module: nn.Module, inputs: Any) -> list[tuple[int, ...]]:
+    """Shapes of the primary outputs, from a run on fake tensors. The module may be on any device, meta too.
+
+    Raises:
+        UnsupportedOp: It does not run.
+    """
+    found = list(slots(module))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    stand_in = {id(slot.tensor): _fake_like(fake, slot.tensor, slot.tensor.shape) for slot in found}
+    fake_inputs = tree_map_only(torch.Tensor, lambda t: _fake_like(fake, t, t.shape), inputs)
+    with replaced(module, found, stand_in), torch.no_grad(), fake:
+        return [tuple(output.shape) for output in _run(module, fake_inputs)]
+
+
 class _Watch(TorchDispatchMode):
     """Notes the operator that is running, the batch sizes of products of activations, and which weights are read."""
 

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import CodeType, FrameType
+from types import CodeType, FrameType, MethodType
 from typing import Any
 
 import torch
@@ -21,24 +21,25 @@ class Call:
     Attributes:
         function: The plain function.
         positional, keywords: Its arguments as they were when it began.
-        reach: Parameters of the smallest module among them; infinite where there are only tensors. The smaller, the
-            fewer side effects the call has when it is made again; a call on a module can compute from its sizes, while
-            one on a tensor may have been handed a number that somebody else computed.
+        rank: What to try first. Calls without a float among their arguments, which somebody else may have computed from
+            a size; among those the ones on the smallest module, which have the fewest side effects.
     """
 
     function: Callable[..., Any]
     positional: tuple[Any, ...]
     keywords: Mapping[str, Any]
-    reach: float
+    rank: tuple[bool, float]
 
     @property
     def takes_tensors(self) -> bool:
         return any(isinstance(value, Tensor) for value in (*self.positional, *self.keywords.values()))
 
     def again(self, replaced: Callable[[Any], Any]) -> None:
-        """Make the call with ``replaced(argument)`` for every module and tensor."""
+        """Make the call with ``replaced(argument)`` for every module and tensor, also the module of a method."""
 
         def now(value: Any) -> Any:
+            if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+                return MethodType(value.__func__, replaced(value.__self__))
             return replaced(value) if isinstance(value, nn.Module | Tensor) else value
 
         positional = [now(value) for value in self.positional]
@@ -68,8 +69,9 @@ def call_of(frame: FrameType) -> Call | None:
     function = _function(frame, positional[0] if positional else None) if given else None
     if function is None:
         return None
+    values = (*positional, *keywords.values())
     reach = min((len(list(m.parameters())) for m in given if isinstance(m, nn.Module)), default=math.inf)
-    return Call(function, tuple(positional), keywords, reach)
+    return Call(function, tuple(positional), keywords, (any(isinstance(v, float) for v in values), reach))
 
 
 def _function(frame: FrameType, first: Any) -> Callable[..., Any] | None:

@@ -31,8 +31,8 @@ class Draw:
 
     @property
     def cut(self) -> bool | None:
-        """Whether it is a normal distribution cut off at :data:`CUT` standard deviations on both sides; None where it is
-        cut off somewhere else that is nearer than :data:`FAR`."""
+        """Whether it is a normal distribution cut off at :data:`CUT` standard deviations on both sides; None where it
+        is cut off somewhere else that is nearer than :data:`FAR`."""
         if self.distribution != "normal" or not self.b:
             return False
         left, right = (self.a - self.low) / self.b, (self.high - self.a) / self.b

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sift_cli.core.plan import Architecture
-from sift_cli.errors import ModelError
 from sift_cli.models.building import build
 from sift_cli.models.initialisation.calls import Call
 from sift_cli.models.initialisation.draw import Draw
 from sift_cli.models.initialisation.fans import rescaled
 from sift_cli.models.initialisation.recorder import Event, Recorder, storage_of
 from sift_cli.models.initialisation.segments import Segments
+from sift_cli.models.naming import source_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _recorded(architecture: Architecture) -> tuple[Recorder, nn.Module]:
     On fake tensors first; a constructor that computes sizes with tensors (torchvision's regnets) needs real ones.
     """
     expected = {name: tensor.shape for name, tensor in build(architecture, device="meta").named_parameters()}
-    with contextlib.suppress(ModelError, RuntimeError, TypeError, ValueError, NotImplementedError):
+    with contextlib.suppress(Exception):  # whatever the model's code makes of tensors without values
         recorder, model = _build_recorded(architecture, FakeTensorMode(allow_non_fake_inputs=True))
         if {name: tensor.shape for name, tensor in model.named_parameters()} == expected:
             return recorder, model
@@ -89,7 +89,7 @@ def _recorded(architecture: Architecture) -> tuple[Recorder, nn.Module]:
 def _build_recorded(architecture: Architecture, mode: Any) -> tuple[Recorder, nn.Module]:
     recorder = Recorder()
     with torch.random.fork_rng(devices=[]), mode, recorder.recording():
-        model = build(architecture)
+        model: nn.Module = source_of(architecture).build(architecture.name, **architecture.kwargs)
     return recorder, model
 
 
@@ -100,9 +100,15 @@ def _at(recorder: Recorder, model: nn.Module, at: nn.Module) -> dict[str, tuple[
         wide = _fake(at)
         new = {name: tensor for name, tensor in wide.named_parameters() if name in old}
         again = _called_again(recorder, model, wide)
+        # Calls that do not lead to what was recorded when they are made on a model of the old shapes did something
+        # else, or in another order, and say nothing about the new shapes.
+        same = _fake(model)
+        check = _called_again(recorder, model, same)
         for name, tensor in new.items():
             before = _rows(recorder.known(old[name]), old[name])
-            rows = _rows(again.known(tensor), tensor) or _stretched(before, old[name].shape, tensor.shape)
+            rows = _rows(again.known(tensor), tensor)
+            if rows is None or _rows(check.known(same.get_parameter(name)), old[name]) != before:
+                rows = _stretched(before, old[name].shape, tensor.shape)
             beside = f"{name.rpartition('.')[0]}.weight".removeprefix(".")
             shapes = [(old[one].shape, new[one].shape) for one in (name, beside) if one in new]
             unchanged = {part.draw for part in before or ()}
@@ -200,7 +206,8 @@ def _measured(
 ) -> tuple[dict[str, tuple[Part, ...]], tuple[str, ...]]:
     """Rows and notes for parameters that the operators do not tell, from the values of two builds."""
     builds = [dict(build(architecture, seed=seed).named_parameters()) for seed in (0, 1)]
-    rows, drawn, computed = {}, [], []
+    rows: dict[str, tuple[Part, ...]] = {}
+    drawn, computed = [], []
     for name in names:
         first, second = (tensors[name].detach() for tensors in builds)
         constant = bool((first == first.reshape(-1)[:1]).all())
@@ -214,7 +221,7 @@ def _measured(
             drawn.append(name)
     notes = []
     if drawn:
-        notes.append(f"drawn from a normal distribution with the mean and deviation measured on a build: {_some(drawn)}")
+        notes.append(f"drawn as normal with the mean and deviation measured on a build: {_some(drawn)}")
     if computed:
         notes.append(f"computed and not drawn, so left as they are: {_some(computed)}")
     return rows, tuple(notes)

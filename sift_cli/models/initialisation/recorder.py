@@ -38,7 +38,7 @@ class Event:
     Attributes:
         storage: What was written to, or became a copy of that later.
         origin: What was written to.
-        calls: The calls it happened in that could be made again; the ones of least reach first, then the outermost.
+        calls: The calls it happened in that could be made again, the best first.
     """
 
     storage: int
@@ -161,7 +161,7 @@ class Recorder(TorchDispatchMode):
             if call is not None:
                 found.append(call)
             frame = frame.f_back  # type: ignore[assignment]
-        return tuple(sorted(reversed(found), key=lambda call: call.reach))
+        return tuple(sorted(reversed(found), key=lambda call: call.rank))
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -35,7 +35,7 @@ class Gemm:
 
     @property
     def columns(self) -> int:
-        return math.prod(self.shape[: self.output_axis] + self.shape[self.output_axis + 1 :])
+        return math.prod(self._others)
 
     @property
     def numel(self) -> int:
@@ -47,11 +47,19 @@ class Gemm:
 
     def tensor(self, matrix: np.ndarray) -> np.ndarray:
         """Inverse of :meth:`matrix`."""
-        permuted = self._inputs_last(np.empty(self.shape, np.bool_)).shape
-        outputs_first = (
-            np.moveaxis(matrix.reshape(permuted), -1, 1) if len(self.shape) > 1 else matrix.reshape(permuted)
-        )
+        inputs, kernel = self._others[:1], self._others[1:]
+        permuted = matrix.reshape(self.rows, *kernel, *inputs)
+        outputs_first = np.moveaxis(permuted, -1, 1) if inputs else permuted
         return np.ascontiguousarray(np.moveaxis(outputs_first, 0, self.output_axis))
+
+    @property
+    def outputs_first(self) -> tuple[int, ...]:
+        """(outputs, inputs, kernel…)."""
+        return (self.rows, *self._others)
+
+    @property
+    def _others(self) -> tuple[int, ...]:
+        return self.shape[: self.output_axis] + self.shape[self.output_axis + 1 :]
 
     def _inputs_last(self, tensor: np.ndarray) -> np.ndarray:
         outputs_first = np.moveaxis(tensor, self.output_axis, 0)
@@ -64,10 +72,12 @@ class Pattern(ABC):
     Attributes:
         name: The pattern as it is written on the command line: "2:4".
         density: Share of the weights it keeps, or None where any share can be asked for.
+        step: Weights from one number that a mask can keep to the next.
     """
 
     name: str
     density: Fraction | None = None
+    step: int = 1
 
     @abstractmethod
     def feasible(self, gemm: Gemm) -> range:
@@ -98,9 +108,8 @@ class Pattern(ABC):
             ValueError: ``nonzero`` is not :meth:`feasible`.
         """
         self._require(gemm, nonzero)
-        wide = np.float64 if weights.dtype.itemsize > 4 else np.float32
-        largest = np.finfo(wide).max
-        costs = -np.nan_to_num(np.abs(weights.astype(wide)), nan=0.0, posinf=largest)
+        magnitudes = np.abs(weights.astype(np.float64 if weights.dtype.itemsize > 4 else np.float32))
+        costs = -np.where(np.isnan(magnitudes), 0, np.minimum(magnitudes, np.finfo(magnitudes.dtype).max))
         return Mask.from_bool(self._choose(gemm, costs, nonzero), rule="topk")
 
     def _require(self, gemm: Gemm, nonzero: int) -> None:

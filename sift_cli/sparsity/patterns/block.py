@@ -21,18 +21,17 @@ _SYNTAX = re.compile(r"block:?([1-9]\d{0,3})x([1-9]\d{0,3})")
 class Block(Pattern):
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = height, width
-        self.name = f"block{height}x{width}"
+        self.name, self.step = f"block{height}x{width}", height * width
 
     def feasible(self, gemm: Gemm) -> range:
-        area = self.height * self.width
-        whole = (gemm.rows // self.height) * (gemm.columns // self.width) * area
-        return range(gemm.numel - whole, gemm.numel + 1, area) if whole else range(0)
+        whole = (gemm.rows // self.height) * (gemm.columns // self.width) * self.step
+        return range(gemm.numel - whole, gemm.numel + 1, self.step) if whole else range(0)
 
     def violations(self, gemm: Gemm, kept: np.ndarray) -> int:
         matrix = gemm.matrix(kept)
         inside = self._blocks(matrix).sum(axis=(1, 3))
-        partial = np.count_nonzero((inside != 0) & (inside != self.height * self.width))
-        dropped = np.count_nonzero(~matrix) - np.count_nonzero(~self._blocks(matrix))
+        partial = int(np.count_nonzero((inside != 0) & (inside != self.step)))
+        dropped = int(np.count_nonzero(~matrix) - np.count_nonzero(~self._blocks(matrix)))
         return partial + dropped
 
     def _choose(self, gemm: Gemm, costs: np.ndarray, nonzero: int) -> np.ndarray:
@@ -40,7 +39,7 @@ class Block(Pattern):
         # Keys wrap around when they are added, which leaves them as random as they were.
         total = costs.dtype if costs.dtype.kind == "u" else np.float64
         by_block = self._blocks(gemm.matrix(costs)).sum(axis=(1, 3), dtype=total)
-        blocks = (nonzero - self.feasible(gemm).start) // (self.height * self.width)
+        blocks = (nonzero - self.feasible(gemm).start) // self.step
         self._blocks(kept)[:] = lowest(by_block, blocks)[:, None, :, None]
         return gemm.tensor(kept)
 

@@ -1,0 +1,129 @@
+"""A folder as transformers writes it: weights in one file or in shards with an index, and sift's masks beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sift_cli.checkpoint import mask_file
+from sift_cli.checkpoint._bytes import ByteFile
+from sift_cli.checkpoint._json import loads
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.core.masks import Mask, MaskSet
+from sift_cli.core.tensors import TensorSpec
+from sift_cli.errors import CheckpointError, Malformed, Unreadable
+
+#: Weights, the first of these that is there.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+#: Masks, plan and certificate of a model that sift transformed.
+MASKS = "sift.safetensors"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights, after the index if there is one.
+
+    Raises:
+        Unreadable: There are none, or the index cannot be read.
+        Malformed: The index is none.
+    """
+    for name in WEIGHTS:
+        path = folder / name
+        if path.is_file():
+            return [path, *dict.fromkeys(_index(path).values())] if name.endswith(".json") else [path]
+    raise Unreadable(
+        folder, f"it is a folder without {WEIGHTS[0]} or {WEIGHTS[2]}", hint="name the checkpoint file inside it"
+    )
+
+
+def open_folder(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    """Open all of a folder's weights as one checkpoint.
+
+    Raises:
+        CheckpointError: See :func:`~sift_cli.checkpoint.open_checkpoint`; also a shard that is missing, that lies
+            outside of the folder, or that lacks a tensor the index has it for.
+    """
+    from sift_cli.checkpoint import open_checkpoint
+
+    files = weight_files(folder)
+    opened: dict[Path, Checkpoint] = {}
+    try:
+        for path in files:
+            if path.suffix != ".json":
+                opened[path] = open_checkpoint(path, allow_pickle=allow_pickle)
+        homes: dict[str, Checkpoint] = {}
+        if files[0].suffix == ".json":
+            for name, path in _index(files[0]).items():
+                if name not in opened[path].tensors:
+                    raise Malformed(path, f"tensor {name!r}", f"it is not there, and {files[0].name} says it is")
+                homes[name] = opened[path]
+        else:
+            homes = dict.fromkeys(opened[files[0]].tensors, opened[files[0]])
+        masks, metadata = mask_file.read(folder / MASKS) if (folder / MASKS).is_file() else (MaskSet(), {})
+        return _Folder(folder, homes, tuple(opened.values()), masks, metadata)
+    except CheckpointError:
+        for one in opened.values():
+            one.close()
+        raise
+
+
+class _Folder(Checkpoint):
+    format = "folder"
+
+    def __init__(
+        self,
+        path: Path,
+        homes: Mapping[str, Checkpoint],
+        opened: tuple[Checkpoint, ...],
+        masks: MaskSet,
+        metadata: Mapping[str, str],
+    ) -> None:
+        self.path, self.metadata, self.masks = path, metadata, masks
+        self._homes, self._opened = homes, opened
+        self.tensors = dict(self._specs())
+
+    def _specs(self) -> Iterator[tuple[str, TensorSpec]]:
+        for name, home in self._homes.items():
+            spec, mask = home.tensors[name], self.masks.get(name)
+            if mask is not None and mask.shape != spec.shape:
+                raise Malformed(self.path / MASKS, f"the mask of {name!r}", f"it is {mask.shape} and not {spec.shape}")
+            yield name, spec if mask is None else replace(spec, nonzero=mask.nonzero)
+
+    def _read(self, name: str) -> np.ndarray:
+        return self._homes[name].read(name)
+
+    def _mask(self, name: str) -> Mask | None:
+        return self.masks.get(name)
+
+    def close(self) -> None:
+        for one in self._opened:
+            one.close()
+
+
+def _index(path: Path) -> dict[str, Path]:
+    """Tensor name → shard, which lies in the folder of the index."""
+    file = ByteFile(path)
+    try:
+        data = file.read(0, file.size, "its JSON").tobytes()
+    finally:
+        file.close()
+    try:
+        weight_map = loads(data)["weight_map"]
+        items = dict(weight_map.items())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Malformed(path, "its JSON", str(error) if isinstance(error, ValueError) else "no weight_map") from None
+    if not items:
+        raise Malformed(path, "its weight_map", "it is empty")
+    for name, shard in items.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard or shard.startswith("."):
+            raise Malformed(path, f"tensor {name!r}", f"its shard {str(shard)[:60]!r} is not the name of a file beside it")
+        if shard.endswith(".json"):
+            raise Malformed(path, f"tensor {name!r}", f"its shard {shard[:60]!r} is no file of tensors")
+    return {name: path.parent / shard for name, shard in items.items()}

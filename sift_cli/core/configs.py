@@ -1,0 +1,99 @@
+"""The configuration of a transformers model as JSON values, and what one from a file may say.
+
+A configuration chooses classes by name and hands them whatever else it holds. Some of that makes transformers fetch or
+run code, open files or swap kernels; none of it is needed to build a model of some size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+#: Keys that say where a configuration came from, or how it is to be run on one machine. Left out.
+_DROPPED = frozenset(
+    """
+    _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
+    _experts_implementation _experts_implementation_internal _name_or_path architectures attn_implementation
+    experts_implementation name_or_path torch_dtype transformers_version use_kernels
+    """.split()
+)
+#: Keys that make transformers do something else than build the model. Refused, unless they are empty.
+_REFUSED = frozenset(
+    """
+    auto_map backbone_kwargs custom_pipelines distributed_config fusion_config kernel_config quantization_config
+    transformers_weights
+    """.split()
+)
+#: Characters of a configuration: the longest, with 21,000 class names, have a tenth of it.
+_MAX_LENGTH = 2**24
+_MAX_DEPTH = 8
+_MAX_LAYERS = 4096
+_COUNTS_LAYERS = re.compile(r"layer|depth|block|stage")
+
+
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` without what belongs to one machine or one file, after checking what is left.
+
+    Raises:
+        ValueError: It is not made of JSON values, is too large, or asks for more than a model's shape.
+    """
+    cleaned: dict[str, Any] = _without(config)
+    check(cleaned)
+    return cleaned
+
+
+def check(config: Any) -> None:
+    """Refuse a configuration that :func:`portable` would not have returned.
+
+    Raises:
+        ValueError: See :func:`portable`.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ValueError("a configuration is an object with a model_type")
+    for path, value in _walk(config, ()):
+        key = path[-1] if path else ""
+        where = ".".join(path)
+        if key in _REFUSED and value:
+            raise ValueError(f"its configuration has {where}, which asks for more than a model")
+        if key in _DROPPED:
+            raise ValueError(f"its configuration has {where}, which belongs to one machine")
+        if key == "dtype" and not isinstance(value, int):
+            raise ValueError(f"its configuration has {where}; sift computes in float32")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"its configuration has {where} = {value}, which is not JSON")
+        if isinstance(value, int) and not -(2**31) <= value < 2**31:
+            raise ValueError(f"its configuration has {where} = {value:.3e}, which is too large")
+        if isinstance(value, int) and value > _MAX_LAYERS and _COUNTS_LAYERS.search(key) and "id" not in key:
+            raise ValueError(f"its configuration has {where} = {value}, which is too many")
+    if len(json.dumps(config)) > _MAX_LENGTH:
+        raise ValueError(f"its configuration is longer than {_MAX_LENGTH:,} characters")
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: _without(item)
+            for key, item in value.items()
+            # A vocabulary may have a word "dtype"; its value is a number then.
+            if key not in _DROPPED and not (key == "dtype" and not isinstance(item, int))
+        }
+    return [_without(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if len(path) > _MAX_DEPTH:
+        raise ValueError("its configuration is nested too deeply")
+    yield path, value
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"its configuration has the key {key!r:.40}, which is not a string")
+            yield from _walk(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _walk(item, (*path, str(index)))
+    elif not isinstance(value, str | int | float | bool | None):
+        raise ValueError(f"its configuration has a {type(value).__name__}, which is not JSON")

@@ -1,0 +1,128 @@
+"""examples/backbones.py on a network of one block a stage, with fewer steps."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+import sift_cli
+from sift_cli.compat import import_torchvision
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "backbones.py"
+#: ResNet's widths times √2, on a grid of 64: what the paper's ResNet-18 has at 50 %.
+WIDTHS = [90, 180, 360, 720]
+
+
+def resnet10() -> nn.Module:
+    resnet = import_torchvision().models.resnet
+    model: nn.Module = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=10)
+    return model
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("backbones", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["backbones"] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("backbones") / "resnet10.safetensors"
+    sys.modules.setdefault("resnet10_of_this_test", sys.modules[__name__])
+    sift_cli.transform("resnet10_of_this_test:resnet10", path, sparsity="0.5", input_shape=(1, 3, 64, 64))
+    return path
+
+
+@pytest.fixture
+def model(artifact: Path) -> nn.Module:
+    return sift_cli.load(artifact, arch="resnet10_of_this_test:resnet10")
+
+
+def test_scenes_agree_with_their_boxes(example: ModuleType) -> None:
+    drawn = example.scenes(20, seed=3)
+    again = example.scenes(20, seed=3)
+    assert torch.equal(drawn.images, again.images)
+    for image, target, mask in zip(drawn.images, drawn.targets, drawn.masks, strict=True):
+        inside = torch.zeros_like(mask, dtype=torch.bool)
+        for left, top, right, bottom in target["boxes"].int().tolist():
+            assert 0 <= left < right <= example.SIZE
+            assert 0 <= top < bottom <= example.SIZE
+            inside[top:bottom, left:right] = True
+        assert torch.equal(mask > 0, inside)
+        left, top, right, bottom = target["boxes"][-1].int().tolist()  # drawn last, so nothing covers it
+        label = int(target["labels"][-1])
+        assert (mask[top:bottom, left:right] == label + 1).all()
+        assert image[:, top:bottom, left:right].mean((1, 2)).tolist() == torch.eye(example.CLASSES)[label].tolist()
+
+
+@pytest.mark.parametrize(
+    ("build", "loss", "seen", "fall"),
+    [("detector", "detection_loss", 1, 0.15), ("segmenter", "segmentation_loss", 0, 0.3)],
+)
+def test_a_body_is_fine_tuned_with_its_masks(
+    example: ModuleType, model: nn.Module, build: str, loss: str, seen: int, fall: float
+) -> None:
+    torch.manual_seed(0)
+    whole = getattr(example, build)(model)
+    assert example.widths(whole.backbone.body) == WIDTHS[seen:]
+    assert [block[0].in_channels for block in whole.backbone.fpn.inner_blocks] == WIDTHS[seen:]
+    # Seven of its eight sparse layers' weights went into the detector and none stayed behind: 1 − 1/k² of each but stem.
+    kept = {f"backbone.body.{name}": mask for name, mask in sift_cli.masks(model).items()}
+    masks = sift_cli.masks(whole)
+    assert masks.keys() == kept.keys()
+    assert all(torch.equal(mask, kept[name]) for name, mask in masks.items())
+
+    before = copy.deepcopy(whole.state_dict())
+    start = example.held_out(whole, getattr(example, loss))
+    example.fine_tune(whole, getattr(example, loss), steps=8, batch=4)
+    assert example.held_out(whole, getattr(example, loss)) < (1 - fall) * start
+
+    nonzero, masked = example.stray(whole)
+    assert nonzero == 0
+    assert masked == sum(int((~mask).sum()) for mask in masks.values()) > 4_000_000
+    for name, parameter in whole.named_parameters():
+        moved = parameter.detach() != before[name]
+        if name in masks:
+            assert not moved[~masks[name]].any()
+            assert moved[masks[name]].float().mean() > 0.9
+        else:
+            assert moved.any(), name
+
+
+def test_without_the_example_s_line_masked_weights_move(example: ModuleType, model: nn.Module) -> None:
+    whole = example.detector(model).train()
+    optimizer = torch.optim.SGD(whole.parameters(), 0.1)
+    example.detection_loss(whole, example.scenes(2, seed=1)).backward()
+    optimizer.step()
+    nonzero, masked = example.stray(whole)
+    assert 0 < nonzero <= masked
+    sift_cli.apply_masks(whole)
+    assert example.stray(whole) == (0, masked)
+
+
+def test_a_saved_detector_comes_back_with_its_masks(
+    example: ModuleType, artifact: Path, model: nn.Module, tmp_path: Path
+) -> None:
+    whole = example.detector(model)
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.add_(1.0)
+    sift_cli.apply_masks(whole)
+    torch.save(whole.state_dict(), tmp_path / "detector.pt")
+    fresh = example.detector(sift_cli.load(artifact, arch="resnet10_of_this_test:resnet10"))
+    fresh.load_state_dict(torch.load(tmp_path / "detector.pt", weights_only=True), strict=True)
+    assert torch.equal(fresh.backbone.fpn.inner_blocks[0][0].weight, whole.backbone.fpn.inner_blocks[0][0].weight)
+    assert sift_cli.masks(fresh).keys() == sift_cli.masks(whole).keys()
+    assert example.stray(fresh)[0] == 0
