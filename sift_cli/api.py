@@ -158,8 +158,8 @@ def plan(
     from sift_cli.transforms import TransformOptions, decide
 
     given = _given(mask)
-    rule = "file" if given is not None else mask
-    asked = TransformOptions(parse_sparsity(sparsity), seed=seed, mask=rule, **options)
+    options |= {"mask": "file" if given is not None else mask}
+    asked = TransformOptions(parse_sparsity(sparsity), seed=seed, **options)
     if isinstance(source, str | Path):
         from sift_cli.models import load as load_model
 
@@ -520,7 +520,8 @@ def _rewrite(model: TransformedModel, temporary: Path) -> Certificate:
         specs = model.plan.inputs
         dense = LoadedModel(build(architecture, device="meta"), draw(specs, device="meta"), architecture, {}, specs)
         evidence = Evidence(dense, model, read)
-        for check in (macs_claim(model.plan), "mask_cardinality"):
+        patterned = ("pattern",) if "pattern" in model.plan.promises else ()
+        for check in (macs_claim(model.plan), "mask_cardinality", *patterned):
             certificate += discover(CHECKS)[check].measure(evidence)
         require(certificate)
     artifact.add_certificate(temporary, certificate)

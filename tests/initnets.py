@@ -1,4 +1,4 @@
-"""Models whose initialisation is known, reached as ``initnets:gpt2``; those with an argument ``d`` come in any width."""
+"""Models whose initialisation is known, reached as ``initnets:gpt2``; ``d`` is their width."""
 
 from __future__ import annotations
 

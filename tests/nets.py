@@ -163,6 +163,25 @@ class Odd(nn.Module):
         return {"logits": y} if self.what == "dict" else y
 
 
+class TinyAttention(nn.Module):
+    """(N, 5, 16) → (N, 5, 10). Attention that reads its output projection's weight, and two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(16, 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.up, self.act, self.down = nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)
+        self.tied, self.again = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.again.weight = self.tied.weight
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        x = x + self.down(self.act(self.up(x)))
+        return self.head(self.again(self.tied(x)))
+
+
 class TinyLiteral(nn.Module):
     """A width that the code has as a number, so it cannot be widened."""
 
@@ -225,6 +244,10 @@ def zero_head() -> nn.Module:
 
 def random_buffer() -> nn.Module:
     return Odd("random")
+
+
+def tiny_attention() -> nn.Module:
+    return TinyAttention()
 
 
 def tiny_literal() -> nn.Module:

@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"widths"},
     {"models"},
     {"checkpoint"},
-    {"sparsity"},
+    {"sparsity", "layers"},
     {"core", "compat"},
     {"errors", "registry"},
 ]

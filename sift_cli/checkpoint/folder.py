@@ -67,14 +67,20 @@ def open_folder(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
         else:
             homes = dict.fromkeys(opened[files[0]].tensors, opened[files[0]])
         masks, metadata = mask_file.read(folder / MASKS) if (folder / MASKS).is_file() else (MaskSet(), {})
-        return _Folder(folder, homes, tuple(opened.values()), masks, metadata)
+        return FolderCheckpoint(folder, homes, tuple(opened.values()), masks, metadata)
     except CheckpointError:
         for one in opened.values():
             one.close()
         raise
 
 
-class _Folder(Checkpoint):
+class FolderCheckpoint(Checkpoint):
+    """The weights of a folder, one after another, and the masks beside them.
+
+    Attributes:
+        masks: By the names that the model has for its parameters, which can differ from those in the files.
+    """
+
     format = "folder"
 
     def __init__(

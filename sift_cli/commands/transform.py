@@ -27,6 +27,8 @@ from sift_cli.core.plan import PlannedLayer, TransformPlan
 #: The choices are the files of the folder.
 Kind: Any = StrEnum("Kind", [(n, n) for n in registry.names("sift_cli.transforms")])  # type: ignore[misc]
 WIDE = Kind("wide")
+_DISTRIBUTIONS = registry.names("sift_cli.sparsity.distributions")
+Distribution: Any = StrEnum("Distribution", [(n, n) for n in _DISTRIBUTIONS])  # type: ignore[misc]
 
 
 class Match(StrEnum):
@@ -37,6 +39,24 @@ class Match(StrEnum):
 class Init(StrEnum):
     scratch = "scratch"
     preserve = "preserve"
+
+
+class Nonlinearity(StrEnum):
+    none = "none"
+    act = "act"
+    norm = "norm"
+    norm_act = "norm-act"
+
+
+class Compat(StrEnum):
+    released = "released"
+
+
+def _factor(text: str | Fraction) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"{text!r} is no number; write it as 2, 1.5 or 3/2") from None
 
 
 def command(
@@ -57,6 +77,41 @@ def command(
     multiple: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Round widths to a multiple, for hardware.")
     ] = None,
+    nonlinearity: Annotated[
+        Nonlinearity | None,
+        typer.Option(
+            help="What follows each branch of a replaced layer; by default norm-act in convolutions, else act."
+        ),
+    ] = None,
+    width: Annotated[
+        Fraction | None,
+        typer.Option(parser=_factor, metavar="K", help="Width factor of lowrank, by default that of wide."),
+    ] = None,
+    snap: Annotated[
+        bool, typer.Option("--snap", help="Take the nearest sparsity that has a whole number of parallel branches.")
+    ] = False,
+    compat: Annotated[
+        Compat | None, typer.Option(help="Count as the official code does, which is not quite iso-FLOP.")
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="Where kept weights may lie: unstructured (default), 2:4, 1:8, 2:8T (both ways), block4x4."),
+    ] = None,
+    layer_pattern: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB=PATTERN", help="Another pattern for some layers.")
+    ] = None,
+    distribution: Annotated[
+        Distribution | None, typer.Option(help="How dense layers are relative to each other; by default all the same.")
+    ] = None,
+    layer_sparsity: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB=S", help="A given sparsity for some layers; others take it up.")
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="random|topk|FILE", help="Keep random weights (default), the largest, or those of a file's masks."
+        ),
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only these layers become sparse.")] = None,
     keep: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="These layers stay dense.")] = None,
     seed: Seed = 0,
@@ -75,14 +130,22 @@ def command(
 ) -> None:
     if (sparsity is None) == (plan is None):
         raise typer.BadParameter("give either --sparsity or --plan", param_hint="--sparsity")
-    added = [match, init is not Init.scratch, multiple, only, keep, seed]
-    if plan is not None and any(added):
+    asked = {
+        "match": match, "init": init if init is not Init.scratch else None, "multiple": multiple,
+        "nonlinearity": nonlinearity, "width": width, "snap": snap or None, "compat": compat,
+        "pattern": pattern, "layer_pattern": tuple(layer_pattern or ()) or None, "distribution": distribution,
+        "layer_sparsity": tuple(layer_sparsity or ()) or None,
+        "only": tuple(only or ()) or None, "keep": tuple(keep or ()) or None,
+    }  # fmt: skip
+    options = {
+        name: value.value if isinstance(value, StrEnum) else value for name, value in asked.items() if value is not None
+    }
+    # A plan names no file, so one that takes masks from a file is given that file again.
+    if plan is not None and (options or seed or mask in ("random", "topk")):
         raise typer.BadParameter("a plan is complete; options cannot be added to it", param_hint="--plan")
     decided = api.read_plan(plan) if plan is not None else None
-    options = {
-        "kind": kind.value, "sparsity": sparsity, "match": match.value if match else None, "init": init.value, "multiple": multiple,
-        "only": tuple(only or ()), "keep": tuple(keep or ()),
-    }  # fmt: skip
+    options |= {"kind": kind.value, "sparsity": sparsity}
+    masks = {"mask": mask} if mask else {}
     loading = {
         "arch": arch, "allow_pickle": allow_pickle, "input_shape": input_shape, "input_arrays": input_npz, "seed": seed,
     }  # fmt: skip
@@ -90,7 +153,7 @@ def command(
         if decided is not None:
             api.try_plan(decided, model, **loading)
         else:
-            decided = choosing(f"planning {model}", api.plan, model, **loading, **options)
+            decided = choosing(f"planning {model}", api.plan, model, **loading, **options, **masks)
         _output.data(decided.to_json()) if json else _print_plan(decided)
         return
     if output is None:
@@ -98,7 +161,7 @@ def command(
         output = Path(f"{_stem(model)}-{named}-{float(Fraction(share or 0)):g}.safetensors")
     written = choosing(
         f"transforming {model}",
-        api.transform, model, output=output, decided=decided, force=force, **loading,
+        api.transform, model, output=output, decided=decided, force=force, **loading, **masks,
         **({} if decided is not None else options),
     )  # fmt: skip
     if json:

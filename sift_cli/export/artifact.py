@@ -15,24 +15,39 @@ from torch import nn
 
 from sift_cli.checkpoint import artifact, open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.folder import MASKS, FolderCheckpoint
 from sift_cli.core.certificate import Certificate
 from sift_cli.core.masks import MaskSet
-from sift_cli.core.plan import FillTensor, ReplaceLayer, ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.core.plan import FillTensor, ReplaceLayer, ResizeAxis, SetAttribute, SetConfig, TransformPlan
 from sift_cli.errors import Malformed, ModelError, PlanError, VerificationFailed
-from sift_cli.export import manifest
+from sift_cli.export import folder, manifest
 from sift_cli.export.manifest import Manifest
 from sift_cli.models import build
 from sift_cli.models.building import chosen_inputs
+from sift_cli.models.ties import tie, tied
 from sift_cli.surgery import TransformedModel, apply_edits, attach_masks, without_masks
 
 
-def save(model: TransformedModel, path: Path) -> None:
+def save(model: TransformedModel, path: Path, *, companions: Path | None = None) -> None:
     """Write ``model`` to exactly ``path``: masked tensors sparse, the rest dense, plan and certificate in the metadata.
 
+    Args:
+        model: The model.
+        path: A file; or an empty folder, see :func:`sift_cli.export.folder.save`.
+        companions: Folder whose tokenizer and generation configuration go into a folder.
+
     Raises:
-        ExportError: A tensor cannot be stored.
+        ExportError: A tensor cannot be stored, or the model cannot be a folder.
     """
-    tensors = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.module.state_dict().items()}
+    if path.is_dir():
+        folder.save(model, path, companions=companions)
+        return
+    ties = tied(model.module, model.masks)
+    tensors = {
+        name: tensor.detach().cpu().contiguous().numpy()
+        for name, tensor in model.module.state_dict().items()
+        if name not in ties
+    }
     about = Manifest(model.plan, model.certificate, model.provenance)
     artifact.write(path, tensors, model.masks, about.dumps())
 
@@ -43,11 +58,12 @@ def add_certificate(path: Path, certificate: Certificate) -> None:
     Raises:
         VerificationFailed: The file reads differently afterwards.
     """
-    before = _tensor_bytes(path)
-    artifact.add_metadata(path, {manifest.CERTIFICATE: manifest.dump(certificate.to_json())})
+    file = path / MASKS if path.is_dir() else path
+    before = _tensor_bytes(file)
+    artifact.add_metadata(file, {manifest.CERTIFICATE: manifest.dump(certificate.to_json())})
     with open_checkpoint(path) as checkpoint:
         kept = manifest.loads(checkpoint.metadata, path).certificate
-    if kept.to_json() != certificate.to_json() or _tensor_bytes(path) != before:
+    if kept.to_json() != certificate.to_json() or _tensor_bytes(file) != before:
         raise VerificationFailed("the file changed when its certificate was written into it", certificate)
 
 
@@ -87,8 +103,12 @@ def load(
                 f"{path} is built by {architecture.name}, which is Python code on this machine",
                 hint=f"if that is what you want to run, pass --arch {architecture.name}",
             )
-        module = _module(about.plan, checkpoint)
-        masks = MaskSet({name: mask for name in checkpoint.tensors if (mask := checkpoint.mask(name)) is not None})
+        if isinstance(checkpoint, FolderCheckpoint):
+            masks = checkpoint.masks
+            module = folder.load(checkpoint, about.plan, masks)
+        else:
+            masks = MaskSet({name: mask for name in checkpoint.tensors if (mask := checkpoint.mask(name)) is not None})
+            module = _module(about.plan, checkpoint)
         if masks and {name: mask.nonzero for name, mask in masks.items()} != about.plan.masked:
             raise Malformed(path, "its masks", "they keep other weights than its plan says")
     attach_masks(module, masks)
@@ -102,7 +122,8 @@ def _module(plan: TransformPlan, checkpoint: Checkpoint) -> nn.Module:
     On the meta device first, so that a plan which does not fit the file is refused before it can ask for memory.
     """
     resized = _resized(build(plan.architecture, device="meta"), plan, checkpoint.path)
-    expected = {name: tuple(tensor.shape) for name, tensor in resized.state_dict().items()}
+    ties = tied(resized, plan.masked)
+    expected = {name: tuple(tensor.shape) for name, tensor in resized.state_dict().items() if name not in ties}
     stored = {name: spec.shape for name, spec in checkpoint.tensors.items()}
     for name in sorted(expected.keys() | stored.keys()):
         if expected.get(name) != stored.get(name):
@@ -110,12 +131,13 @@ def _module(plan: TransformPlan, checkpoint: Checkpoint) -> nn.Module:
                 checkpoint.path, f"tensor {name!r}",
                 f"its plan makes it {expected.get(name, 'absent')}, but it is {stored.get(name, 'absent')}",
             )  # fmt: skip
-    if any(name not in expected for name, _ in resized.named_buffers()):
+    if any(name not in expected and name not in ties for name, _ in resized.named_buffers()):
         # Buffers that are not in a state_dict are not in the file: their values come from the constructor and the plan.
         seed = int(plan.options["seed"])
         resized = _resized(build(plan.architecture, seed=seed), plan, checkpoint.path, stored=expected.keys())
     state = {name: torch.from_numpy(checkpoint.read(name)) for name in expected}
-    resized.load_state_dict(state, assign=True, strict=True)
+    resized.load_state_dict(state, assign=True, strict=not ties)
+    tie(resized, ties)
     return resized
 
 
@@ -124,7 +146,7 @@ def _resized(module: nn.Module, plan: TransformPlan, path: Path, stored: Collect
     edits = [
         edit
         for edit in plan.edits
-        if isinstance(edit, ResizeAxis | SetAttribute | ReplaceLayer)
+        if isinstance(edit, ResizeAxis | SetAttribute | SetConfig | ReplaceLayer)
         or (stored is not None and isinstance(edit, FillTensor) and edit.tensor not in stored)
     ]
     try:

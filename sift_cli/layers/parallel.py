@@ -31,8 +31,9 @@ class Layer(Replacement):
             raise PlanError(f"a parallel layer cannot have {branches} branches", hint=f"at most {MAX_BRANCHES}")
         outputs = _dense.sizes_of(original)[1]
         biased = _dense.bias_of(original) is not None and not norm
+        each_biased = biased and activation != IDENTITY
         return cls(
-            [_dense.like(original, outputs, bias=biased and (j == 0 or activation != IDENTITY)) for j in range(branches)],
+            [_dense.like(original, outputs, bias=each_biased or (biased and j == 0)) for j in range(branches)],
             [sigma(original, outputs, norm, activation) for _ in range(branches)],
         )
 

@@ -45,7 +45,7 @@ def build(architecture: Architecture, *, device: str | torch.device = "cpu", see
         with _seeded(seed):
             model = _build_on_meta(source, architecture) if on_meta else _build(source, architecture).to(device)
     except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in architecture.kwargs.items())
+        given = ", ".join(f"{key}={value!r:.60}" for key, value in architecture.kwargs.items())
         raise ModelError(f"{architecture} does not build with ({given}): {error}") from error
     return model.eval()
 
@@ -177,4 +177,22 @@ def _build_on_meta(source: Any, architecture: Architecture) -> nn.Module:
     except Exception:
         # Constructors that compute with the values of tensors (torchvision's regnets: widths from torch.arange) cannot
         # run on meta. What is really wrong with the architecture goes wrong here again, with a better message.
-        return _build(source, architecture).to("meta")
+        return _moved_to_meta(_build(source, architecture))
+
+
+def _moved_to_meta(model: nn.Module) -> nn.Module:
+    """``model`` on the meta device, with tied weights still tied: ``Module.to`` makes two of them there."""
+    moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the originals too: a dead one's id is given again
+    for child in model.modules():
+        for holder in (child._parameters, child._buffers):
+            for key, tensor in holder.items():
+                if tensor is not None:
+                    _, holder[key] = moved.setdefault(id(tensor), (tensor, _on_meta(tensor)))  # type: ignore[assignment]
+    return model
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    empty = torch.empty_like(tensor, device="meta")
+    return torch.nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else empty

@@ -13,11 +13,21 @@ import torch
 from torch import nn
 
 from sift_cli.core.masks import Mask, MaskSet
-from sift_cli.core.plan import AttachMask, Edit, FillTensor, ReplaceLayer, ResizeAxis, SetAttribute, TransformPlan
+from sift_cli.core.plan import (
+    AttachMask,
+    Edit,
+    FillTensor,
+    ReplaceLayer,
+    ResizeAxis,
+    SetAttribute,
+    SetConfig,
+    TransformPlan,
+)
 from sift_cli.core.seeds import generator
 from sift_cli.errors import PlanError
 from sift_cli.sparsity.draw import block_mask, partition_mask
 from sift_cli.sparsity.patterns import Gemm, Pattern, parse
+from sift_cli.surgery.configured import rebuilt
 from sift_cli.surgery.replace import Replaced
 
 
@@ -51,6 +61,9 @@ def apply_edits(
         match edit:
             case SetAttribute():
                 _set_attribute(result, edit)
+            case SetConfig():
+                result = rebuilt(result, edit)
+                replaced = Replaced(result)
             case ReplaceLayer():
                 replaced.replace(edit)
             case FillTensor():
@@ -114,6 +127,8 @@ def _resize(module: nn.Module, edits: list[ResizeAxis]) -> dict[str, tuple[int, 
             for key, tensor in holder.items():
                 if id(tensor) in grown:
                     holder[key] = grown[id(tensor)]  # type: ignore[assignment]
+        if isinstance(child, nn.RNNBase):  # keeps its parameters a second time, in a list
+            child._flat_weights = [getattr(child, name) for name in child._flat_weights_names]
     return old_shapes
 
 

@@ -80,8 +80,8 @@ def bind(plan: TransformPlan, given: GivenMasks) -> TransformPlan:
                 )
             if (mask.nonzero, mask.numel) != (edit.nonzero, sizes[edit.tensor]):
                 raise PlanError(
-                    f"the mask of {edit.tensor!r} in {given.path} keeps {mask.nonzero:,} of {mask.numel:,} weights, and "
-                    f"the plan {edit.nonzero:,} of {sizes[edit.tensor]:,}",
+                    f"the mask of {edit.tensor!r} in {given.path} keeps {mask.nonzero:,} of {mask.numel:,} weights, "
+                    f"and the plan {edit.nonzero:,} of {sizes[edit.tensor]:,}",
                     hint="give a file that was made with these options, or drop --mask",
                 )
             edit = replace(edit, digest=mask.digest)

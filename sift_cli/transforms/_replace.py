@@ -255,9 +255,7 @@ def _rows(
     if layer.path not in choices:
         role = "kept" if layer.role == "target" else "sparse" if layer.weight in masks else layer.role
         kept = masks.get(layer.weight, layer.weights)
-        yield PlannedLayer(
-            layer.path, layer.op, layer.weight, role, layer.positions, layer.budget, layer.weights, kept
-        )
+        yield PlannedLayer(layer.path, layer.op, layer.weight, role, layer.positions, layer.budget, layer.weights, kept)
         return
     yield PlannedLayer(layer.path, layer.op, layer.weight, "replaced", layer.positions, layer.budget, 0, 0)
     macs: Counter[str] = Counter()
@@ -279,7 +277,9 @@ def _promises(options: TransformOptions, kind: Kind, changed: bool) -> tuple[str
     kept = [] if changed else ["same_function"]
     if changed and kind.keeps is not None and options.init == "preserve":
         kept = [kind.keeps.promise]
-    return (macs, "mask_cardinality", "io_shapes", "roundtrip", *kept)
+    # Of the official code's masks, some of which are on other tensors, the paper's table says nothing.
+    space = ["search_space"] if changed and kind.keeps is not None and not options.compat else []
+    return (macs, "mask_cardinality", *space, "io_shapes", "roundtrip", *kept)
 
 
 class _Sigma:

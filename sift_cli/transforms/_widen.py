@@ -94,8 +94,12 @@ def _named(group: WidthGroup) -> str:
 
 
 def _reason(group: WidthGroup) -> str:
-    why = "fixed by a literal" if group.face is Face.LITERAL else "tied to a size that stays,"
-    return f"it is {why} at {group.frame}" if group.frame else f"it is {why.rstrip(',')}"
+    frame = group.frame
+    if group.face is Face.TIED:
+        return f"it is tied to a size that stays, at {frame}" if frame else "it is tied to a size that stays"
+    if frame is not None and frame.fixed and frame.operator:
+        return f"{frame.operator.removeprefix('aten.').partition('.')[0]} at {frame} makes a number of it"
+    return f"it is fixed by a literal at {frame}"
 
 
 def _given(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> dict[int, int]:

@@ -1,9 +1,9 @@
 """Low rank: a wider model whose layers are products of two dense factors, the paper's baseline without sparsity.
 
-Source: Thangarasa et al., "Sparse-IFT", appendix B.3.2 and table 11. Widths grow by k = 1/√(1−s), as for Sparse Wide, or
-by ``width``; the rank at which a layer costs what it cost is d = D_in·D_out / (k (D_in + D_out)) in sizes of the dense
-model. (The paper prints k in the numerator; equal FLOPs put it below.) Rounded down, so that no layer costs more. The
-first and the last layer stay dense and cost more, which all ranks together pay for under ``match="model"``.
+Source: Thangarasa et al., "Sparse-IFT", appendix B.3.2 and table 11. Widths grow by k = 1/√(1−s), as for Sparse Wide,
+or by ``width``; the rank at which a layer costs what it cost is d = D_in·D_out / (k (D_in + D_out)) in sizes of the
+dense model. (The paper prints k in the numerator; equal FLOPs put it below.) Rounded down, so that no layer costs more.
+The first and the last layer stay dense and cost more, which all ranks together pay for under ``match="model"``.
 """
 
 from __future__ import annotations

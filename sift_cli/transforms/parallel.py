@@ -54,7 +54,8 @@ def _branches(options: TransformOptions) -> tuple[int, TransformOptions, tuple[s
     near = [1 - Fraction(1, k) for k in (below, below + 1)]
     if not options.snap:
         raise PlanError(
-            f"{options.sparsity} is no sparsity of parallel branches: 1/(1−s) is {float(exact):.4g}, which is no integer",
+            f"there is no whole number of parallel branches at sparsity {options.sparsity}: "
+            f"1/(1−s) is {float(exact):.4g}",
             hint=f"use --sparsity {near[0]} or {near[1]}, or --snap for the nearer one",
         )
     snapped = min(near, key=lambda s: abs(s - options.sparsity))

@@ -79,7 +79,8 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         for name, layer in layers.items()
     )
     others = (before.dense - sum(p.macs_before for p in planned), _other_macs(layers, after))
-    promises = ["iso_flop", "mask_cardinality", "io_shapes", "roundtrip"]
+    space = ["search_space"] if choices else []
+    promises = ["iso_flop", "mask_cardinality", *space, "io_shapes", "roundtrip"]
     if any(choice.pattern.name != "unstructured" for choice in choices.values()):
         promises.append("pattern")
     if options.init == "preserve" or not options.sparsity:

@@ -23,9 +23,18 @@ from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from sift_cli.models import calling
+
 _SKIPPED_FOLDERS = tuple(
-    os.path.dirname(file) + os.sep for file in (torch.__file__, sympy.__file__, __file__) if file is not None
+    os.path.dirname(file) + os.sep
+    for file in (torch.__file__, sympy.__file__, __file__, calling.__file__)
+    if file is not None
 )
+
+
+def is_models_code(file: str) -> bool:
+    """Whether a source file is neither PyTorch's, sympy's nor ours, so that a user may look into it."""
+    return not file.startswith(_SKIPPED_FOLDERS) and "<" not in file and "functools" not in file
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Frame:
     line: int
     code: str
     operator: str = ""  # that asked for a shape; "" while Python code of the model ran
+    fixed: bool = False  # the size was not compared with a number, but made one
 
     def __str__(self) -> str:
         return f"{os.path.basename(self.file)}:{self.line} in {self.code}"
@@ -82,14 +92,14 @@ class WidthEnv(ShapeEnv):
         if (isinstance(expr, sympy.Eq) and answer is sympy.true) or (
             isinstance(expr, sympy.Ne) and answer is sympy.false
         ):
-            left, right = expr.lhs, expr.rhs
+            left, right, fixed = expr.lhs, expr.rhs, False
         elif answer.is_Integer:
             # The size was turned into a Python int: from here on the model's code sees a literal.
-            left, right = expr, answer
+            left, right, fixed = expr, answer, True
         else:
             return  # an inequality, or an equality that does not hold: it couples nothing
         if (left, right) not in self.equations:
-            self.equations[left, right] = Equation(left, right, _user_frame(self.operator))
+            self.equations[left, right] = Equation(left, right, _user_frame(self.operator, fixed))
 
     # Overrides of ShapeEnv. All questions end in one of these.
 
@@ -126,12 +136,11 @@ class WidthEnv(ShapeEnv):
         return ValueRanges(value, value) if value.is_Integer else ValueRanges.unknown_int()
 
 
-def _user_frame(operator: str) -> Frame:
+def _user_frame(operator: str, fixed: bool) -> Frame:
     """The innermost frame that is neither PyTorch's, sympy's nor ours."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(_SKIPPED_FOLDERS) and "<" not in file and "functools" not in file:
+        if is_models_code(frame.f_code.co_filename):
             break
         frame = frame.f_back
-    return Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, operator)
+    return Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, operator, fixed)

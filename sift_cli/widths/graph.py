@@ -280,7 +280,7 @@ _TAKES_SIZES = ("view", "reshape", "expand", "slice", "split", "unflatten", "as_
 
 
 def _is_literal(frame: Frame) -> bool:
-    return not frame.operator or any(name in frame.operator for name in _TAKES_SIZES)
+    return frame.fixed or not frame.operator or any(name in frame.operator for name in _TAKES_SIZES)
 
 
 def _decide_degrees(

@@ -73,6 +73,20 @@ def _interpolate(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return x.new_empty([*x.shape[:2], *one.shape[2:]])
 
 
+def _unfold(x: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+    # The kernel makes numbers of all sizes.
+    one = F.unfold(x.new_empty([1, 1, *x.shape[2:]]), kernel_size, dilation, padding, stride)
+    return x.new_empty([x.shape[0], x.shape[1] * one.shape[1], one.shape[2]])
+
+
+def _fold(x: Tensor, output_size: Any, kernel_size: Any, *args: Any, **kwargs: Any) -> Tensor:
+    height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
+    rows, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    channels = x.shape[1] // (rows * columns)
+    torch._check(x.shape[1] == channels * rows * columns)
+    return x.new_empty([x.shape[0], channels, height, width])
+
+
 def _addcmul(x: Tensor, a: Tensor, b: Tensor, *, value: Any = 1) -> Tensor:
     return x + a * b
 
@@ -132,6 +146,8 @@ _RULES: dict[Any, Rule] = {
     torch.split: _split,
     Tensor.split: _split,
     F.interpolate: _interpolate,
+    F.unfold: _unfold,
+    F.fold: _fold,
     torch.addcmul: _addcmul,
     Tensor.addcmul: _addcmul,
     torch.baddbmm: _baddbmm,

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sift_cli.errors import UnsupportedOp
 from sift_cli.models.calling import call, primary
-from sift_cli.widths.env import WidthEnv
+from sift_cli.widths.env import WidthEnv, is_models_code
 from sift_cli.widths.labels import Labels, Site
 from sift_cli.widths.rules import WidthRules
 
@@ -153,6 +155,7 @@ def trace(module: nn.Module, inputs: Any) -> Trace:
 
     env = WidthEnv()
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    fake.cache_enabled = False  # no two layers have the same symbols, so it never hits and takes half of the time
     result = Trace(env, labels)
     result.output_feeds_on = frozenset[str]().union(*(labels.label(t) for t in outputs))
     fixed = labels.fixed
@@ -171,7 +174,8 @@ def trace(module: nn.Module, inputs: Any) -> Trace:
                 shape.append(size)
         stand_in[id(slot.tensor)] = _fake_like(fake, slot.tensor, shape)
     fake_inputs = tree_map_only(torch.Tensor, lambda t: _symbolic_input(fake, t, result), inputs)
-    watch = _Watch(result, {id(stand_in[key]): name for key, name in first_name.items()})
+    parameters = {id(slot.tensor) for slot in found if slot.kind == "parameter"}
+    watch = _Watch(result, {id(stand_in[key]): name for key, name in first_name.items() if key in parameters})
     with (
         _symbolic_attributes(module, result), replaced(module, found, stand_in), _symbolic_math(),
         torch.no_grad(), fake, watch, WidthRules(),
@@ -341,12 +345,25 @@ def _run(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
     try:
         output = call(module, inputs)
     except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedOp(
-            "the forward pass", current[0] or type(module).__name__, f"it does not run on symbolic sizes ({reason})"
+            _innermost_call(error),
+            current[0] or type(module).__name__,
+            f"it does not run on symbolic sizes ({_first_sentence(error)})",
+            hint="--kind parallel, factorized or doped replaces single layers and asks for no widths",
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for hook in hooks:
             hook.remove()
     return list(primary(output))
+
+
+def _innermost_call(error: Exception) -> str:
+    """The line of the model's own code that failed."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_models_code(f.filename)]
+    return f"{frames[-1].line} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else "forward"
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

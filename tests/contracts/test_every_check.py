@@ -46,6 +46,12 @@ def one_weight_more(broken: TransformedModel) -> TransformedModel:
     return replace(broken, masks=masks)
 
 
+def one_mask_less(broken: TransformedModel) -> TransformedModel:
+    """A layer that is dense after all."""
+    name = next(iter(broken.masks))
+    return replace(broken, masks=MaskSet({key: mask for key, mask in broken.masks.items() if key != name}))
+
+
 def stray_value(broken: TransformedModel) -> TransformedModel:
     """A weight outside its mask that has a value."""
     name, mask = next(iter(broken.masks.items()))
@@ -88,6 +94,7 @@ def another_buffer(broken: TransformedModel) -> TransformedModel:
 SABOTAGE: dict[str, list[Callable[[TransformedModel], TransformedModel]]] = {
     "iso_flop": [one_weight_more],
     "mask_cardinality": [one_weight_more, stray_value],
+    "search_space": [one_mask_less],
     "io_shapes": [other_head],
     "roundtrip": [one_bit, one_weight_more, another_buffer],
     "same_function": [one_weight_moved],

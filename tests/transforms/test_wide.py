@@ -88,24 +88,26 @@ def test_attributes_follow_their_tensors(tiny: Callable[..., LoadedModel]) -> No
             assert child.num_features == len(child.weight)
 
 
-def test_scratch_zeroes_the_last_norm_of_each_block(tiny: Callable[..., LoadedModel]) -> None:
-    model = tiny()
-    new, _ = surgery.apply(model.module, wide(model))
-    zero = {n for n, p in new.named_parameters() if n.endswith("weight") and p.dim() == 1 and not p.any()}
-    assert zero == {"layer1.bn2.weight", "layer2.bn2.weight"}
-    for name, buffer in new.named_buffers():
-        if name.endswith("running_mean"):
-            assert not buffer.any()
-        elif name.endswith("running_var"):
-            assert torch.equal(buffer, torch.ones_like(buffer))
+def test_scratch_is_the_models_own_initialisation_at_the_new_widths(tiny: Callable[..., LoadedModel]) -> None:
+    plan = wide(tiny())
+    fills = {e.tensor: (e.distribution, e.a, e.b) for e in plan.edits if isinstance(e, FillTensor)}
+    # PyTorch's own: uniform within 1/√inputs, here of 64 channels of 3×3, and of the 64 inputs of the head.
+    assert fills["layer2.conv2.weight"] == ("uniform", pytest.approx(-1 / 24), pytest.approx(1 / 24))
+    assert fills["fc.bias"] == ("uniform", pytest.approx(-1 / 8), pytest.approx(1 / 8))
+    # Norms as the factory draws them; their statistics as before training, which no constructor is asked for.
+    assert fills["layer1.bn2.weight"] == ("uniform", 0.5, 1.5)
+    assert fills["layer1.bn2.bias"] == ("normal", 0.0, 0.3)
+    assert fills["layer1.bn2.running_mean"] == ("constant", 0.0, 0.0)
+    assert fills["layer1.bn2.running_var"] == ("constant", 1.0, 0.0)
+    new, _ = surgery.apply(tiny().module, plan)
+    assert fills.keys() >= {name for name, _ in new.named_parameters()}
 
 
-def test_scratch_is_kaiming_fan_out(tiny: Callable[..., LoadedModel]) -> None:
-    fills = {e.tensor: e for e in wide(tiny()).edits if isinstance(e, FillTensor)}
-    # 64 output channels of 3×3: sqrt(2 / 576).
-    assert fills["layer2.conv2.weight"].b == pytest.approx((2 / (64 * 9)) ** 0.5, rel=1e-12)
-    # PyTorch's linear: uniform within 1 / sqrt(inputs).
-    assert (fills["fc.weight"].a, fills["fc.weight"].b) == (-1 / 8, 1 / 8)
+def test_scratch_of_the_papers_resnet() -> None:
+    fills = {e.tensor: e for e in api.plan("builtin:cifar_resnet18", sparsity="3/4").edits if isinstance(e, FillTensor)}
+    # He's normal by fan out: 1024 channels of 3×3. The last norm of a block starts at 1, as in the dense model.
+    assert fills["layer4.1.conv2.weight"].b == pytest.approx((2 / (1024 * 9)) ** 0.5, rel=1e-12)
+    assert fills["layer4.1.bn2.weight"].a == 1
 
 
 @pytest.mark.parametrize("match", ["model", "layer"])

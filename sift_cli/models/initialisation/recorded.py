@@ -59,7 +59,7 @@ def initialisation(architecture: Architecture, at: nn.Module | None = None) -> I
     Raises:
         ModelError: The architecture does not build.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # Copying a fake tensor warns of its data pointer, which nobody reads.
         warnings.simplefilter("ignore")
         recorder, model = _recorded(architecture)
@@ -88,7 +88,7 @@ def _recorded(architecture: Architecture) -> tuple[Recorder, nn.Module]:
 
 def _build_recorded(architecture: Architecture, mode: Any) -> tuple[Recorder, nn.Module]:
     recorder = Recorder()
-    with torch.random.fork_rng(devices=[]), mode, recorder.recording():
+    with mode, recorder.recording():
         model: nn.Module = source_of(architecture).build(architecture.name, **architecture.kwargs)
     return recorder, model
 
@@ -96,7 +96,7 @@ def _build_recorded(architecture: Architecture, mode: Any) -> tuple[Recorder, nn
 def _at(recorder: Recorder, model: nn.Module, at: nn.Module) -> dict[str, tuple[Part, ...] | None]:
     """Rows of the parameters of ``at`` by name."""
     old, result = dict(model.named_parameters()), {}
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True):
         wide = _fake(at)
         new = {name: tensor for name, tensor in wide.named_parameters() if name in old}
         again = _called_again(recorder, model, wide)

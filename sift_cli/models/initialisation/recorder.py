@@ -88,7 +88,7 @@ class Recorder(TorchDispatchMode):
                 raise
             # A value that a fake tensor has not, most often a drop rate of a linspace. Zero will do; where it is a size
             # it will not, and the model comes out with other shapes than it has, which the caller looks at.
-            return args[0].dtype.is_floating_point * 0.0 if args[0].dtype != torch.bool else False
+            return False if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 0
         named = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
         named = {a.name: a.default_value for a in func._schema.arguments} | named | kwargs
         operator = OPERATORS.get(func.overloadpacket.__name__.removesuffix("_"))

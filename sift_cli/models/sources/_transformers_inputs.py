@@ -46,7 +46,7 @@ def _needed(name: str, main: str, cls: Any, config: Any) -> bool:
     # Contrastive models compare a text with an image; models that talk about images talk without one too.
     both = hasattr(config, "text_config") and hasattr(config, "vision_config")
     contrastive = both and hasattr(config, "projection_dim") and "logits_per_image" in (cls.forward.__doc__ or "")
-    return contrastive or config.model_type in ("vilt", "flava", "bridgetower")
+    return contrastive or config.model_type in ("vilt", "flava", "bridgetower", "blip")
 
 
 def _tokens(name: str, config: Any) -> InputSpec | None:

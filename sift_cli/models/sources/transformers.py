@@ -28,8 +28,8 @@ PACKAGE = "transformers"
 #: Where to look for the class of a model type, the first that has one. An encoder like BERT also has a causal head,
 #: which nobody means.
 _HEADS = """
-    MASKED_LM CAUSAL_LM IMAGE_CLASSIFICATION IMAGE_TEXT_TO_TEXT CTC AUDIO_CLASSIFICATION VIDEO_CLASSIFICATION
-    ZERO_SHOT_IMAGE_CLASSIFICATION OBJECT_DETECTION SEMANTIC_SEGMENTATION UNIVERSAL_SEGMENTATION DEPTH_ESTIMATION
+    MASKED_LM CAUSAL_LM ZERO_SHOT_IMAGE_CLASSIFICATION IMAGE_CLASSIFICATION IMAGE_TEXT_TO_TEXT CTC
+    AUDIO_CLASSIFICATION VIDEO_CLASSIFICATION OBJECT_DETECTION SEMANTIC_SEGMENTATION UNIVERSAL_SEGMENTATION DEPTH_ESTIMATION
     SEQUENCE_CLASSIFICATION
 """.split()
 _WITH_DECODER = ["SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", *_HEADS]
@@ -72,7 +72,8 @@ def resolve(text: str) -> Architecture | None:
         if (Path(where) / "config.json").is_file():
             return of_folder(Path(where), head)
         if where in CONFIG_MAPPING:
-            config = portable(CONFIG_MAPPING[where]())
+            with _alone():
+                config = portable(CONFIG_MAPPING[where]())
             return Architecture(PACKAGE, head or _head(config), {"config": config})
     return None
 
@@ -188,6 +189,12 @@ def load(name: str, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
         )
     unused = sorted(about["unexpected_keys"])
     return model, [f"the model does not use {_some(unused)} of the checkpoint"] if unused else []
+
+
+def save(module: Any, folder: Path) -> None:
+    """Write a model as ``from_pretrained`` loads it: configuration, generation configuration, weights."""
+    with _alone():
+        module.save_pretrained(folder)
 
 
 def inputs(name: str, kwargs: Mapping[str, Any]) -> tuple[InputSpec, ...] | None:

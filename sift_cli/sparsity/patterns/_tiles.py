@@ -30,8 +30,9 @@ class Bounds:
 def greedy(gains: np.ndarray, bounds: Bounds) -> np.ndarray:
     """From the heaviest entry to the lightest, take what still fits; then :func:`_repair` until the total is met.
 
-    The gains taken are at least half of the best, as for any greedy choice under two such limits, and on normal
-    weights 97 % and more.
+    Without the repairs 52 % of tiles at 4 of 8 would take fewer than they have to. Of the best gain this one has, on
+    the magnitudes of 20,000 normal 8×8 tiles at 1, 2 and 4 of 8, 96.7, 97.9 and 99.2 % on average and 78, 86 and 95 %
+    at worst, in a third of the time.
 
     Args:
         gains: (tiles, a, b) integers in [0, 2**40).

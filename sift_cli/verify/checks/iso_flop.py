@@ -45,8 +45,9 @@ def _claim(plan: TransformPlan, counter: str, before: Mapping[str, int], after: 
         bound = f"at most {dense:,} MACs"
         if free or not coarse:
             held &= dense - step < total
-            what = "one rank less in each layer" if units else "one block less" if any(coarse.values()) else "one weight less"
-            bound += f", and more than {dense - step:,} ({what})"
+            what = "block" if any(coarse.values()) else "weight"
+            what = "rank less in each layer" if units else f"{what} less"
+            bound += f", and more than {dense - step:,} (one {what})"
     return claim("iso_flop", held, before=dense, after=total, bound=bound, counter=counter)
 
 
