@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,27 +18,26 @@ from sift_cli.core.sparsity import parse_sparsity
 from sift_cli.errors import ExportError, Malformed, ModelError, PlanError
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     import numpy as np
     from torch import nn
 
     from sift_cli.checkpoint.report import InspectReport
+    from sift_cli.flops.training import TrainingReport
     from sift_cli.models import LoadedModel
     from sift_cli.runtime import KernelReport
     from sift_cli.surgery import TransformedModel
     from sift_cli.surgery.given import GivenMasks
 
-ExportFormat = Literal["onnx", "safetensors"]
-Convention = Literal["macs", "official"]
+ExportFormat = Literal["onnx", "safetensors", "folder"]
+Convention = Literal["macs", "official", "paper-gpt"]
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written, verified and read back.
+    """A file or folder that was written, verified and read back.
 
     Attributes:
-        path: The file.
+        path: The file or folder.
         certificate: What was measured on it.
         plan: The plan of the model in it, or None for a model that was not transformed.
     """
@@ -46,7 +48,8 @@ class Written:
 
     @property
     def bytes(self) -> int:
-        return self.path.stat().st_size
+        files = self.path.iterdir() if self.path.is_dir() else (self.path,)
+        return sum(file.stat().st_size for file in files)
 
 
 def load(path: str | Path, *, arch: str | None = None, allow_pickle: bool = False) -> nn.Module:
@@ -100,7 +103,7 @@ def flops(
     Args:
         source: ONNX file, artifact, checkpoint, or an architecture such as ``torchvision:resnet18``.
         count: "macs" counts convolutions, linear layers and attention products; "official" follows the profiler of the
-            Sparse-IFT authors.
+            Sparse-IFT authors; "paper-gpt" is the paper's formula for a training step of a GPT on one sequence.
         counter: What counts a torch model. "fvcore" is checked against "dispatch".
         arch, allow_pickle: As in :func:`load`.
         input_shape, input_arrays: Example inputs, see :func:`sift_cli.models.load`.
@@ -110,12 +113,12 @@ def flops(
         CheckpointError, ModelError: It cannot be read or traced.
         VerificationFailed: The two counters disagree.
     """
-    from sift_cli.flops import count_official, count_onnx, cross_check
+    from sift_cli.flops import count_official, count_onnx, count_paper_gpt, cross_check
 
     if _is_onnx(source):
-        if count == "official":
+        if count != "macs":
             raise ModelError(
-                "--count official is defined for torch models", hint="give the checkpoint, not the ONNX file"
+                f"--count {count} is defined for torch models", hint="give the checkpoint, not the ONNX file"
             )
         return count_onnx(Path(source), dims=dims)
     model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_arrays)
@@ -123,7 +126,47 @@ def flops(
     if count == "official":
         return count_official(model.module, model.inputs, nonzero=nonzero or {})
     by_fvcore, by_dispatch = cross_check(model.module, model.inputs, nonzero=nonzero)
-    return by_fvcore if counter == "fvcore" else by_dispatch
+    report = by_fvcore if counter == "fvcore" else by_dispatch
+    return count_paper_gpt(model.module, report) if count == "paper-gpt" else report
+
+
+def training_flops(
+    source: str | Path,
+    *,
+    interval: int = 100,
+    window: Fraction = Fraction(3, 4),
+    input_shape: tuple[int, ...] | None = None,
+    input_arrays: Mapping[str, np.ndarray] | None = None,
+    **counting: Any,
+) -> TrainingReport:
+    """FLOPs of a training step on one sample, for each way to train a sparse model.
+
+    Args:
+        source: As in :func:`flops`. A transformed model is compared with the dense one before the transform, any other
+            with itself without its zeros.
+        interval: Steps between two updates of the masks.
+        window: Share of the steps in which there are updates.
+        input_shape, input_arrays, counting: The other arguments of :func:`flops`.
+
+    Raises:
+        CheckpointError, ModelError, VerificationFailed: As :func:`flops`.
+    """
+    from sift_cli.checkpoint import open_checkpoint
+    from sift_cli.export import manifest
+    from sift_cli.flops.training import training_flops as by_method
+
+    original = None
+    if Path(source).is_file():
+        with open_checkpoint(Path(source), allow_pickle=counting.get("allow_pickle", False)) as checkpoint:
+            if manifest.is_artifact(checkpoint.metadata):
+                original = 2 * manifest.loads(checkpoint.metadata, Path(source)).plan.macs_before
+    if original is not None and (input_shape or input_arrays or counting.get("dims")):
+        raise ModelError(
+            "the dense model of an artifact is counted at the input of its plan only",
+            hint="leave out --input, --input-npz and --dim",
+        )
+    report = flops(source, input_shape=input_shape, input_arrays=input_arrays, **counting)
+    return by_method(2 * report.dense, 2 * report.sparse, original=original, interval=interval, window=window)
 
 
 def plan(
@@ -188,8 +231,9 @@ def transform(
     """Transform a model, write it, read it back and measure everything that was promised.
 
     Args:
-        source: Checkpoint file, or an architecture to start from with seeded weights.
-        output: The artifact to write, one safetensors file.
+        source: Checkpoint file or folder, or an architecture to start from with seeded weights.
+        output: The artifact to write, one safetensors file; a name without its suffix is a folder for
+            ``from_pretrained`` where ``source`` is a folder or a model of transformers.
         decided: Carry out this plan instead of deciding one.
         force: Replace a file that exists.
         arch, allow_pickle, input_shape, input_arrays: See :func:`sift_cli.models.load`.
@@ -203,11 +247,12 @@ def transform(
         OutputError: The file cannot be written.
     """
     from sift_cli import models, surgery
-    from sift_cli.export import artifact
+    from sift_cli.export import artifact, publishing
     from sift_cli.verify import Evidence, certify
 
     output = Path(output)
-    check_writable(output, force=force)
+    folder = publishing.is_folder(output, source)
+    publishing.check(output, folder=folder, force=force)
     if decided is not None:
         seed = int(decided.options["seed"])
     model = models.load(
@@ -220,9 +265,11 @@ def transform(
         raise PlanError(f"a plan is complete, {added} cannot be added to it", hint="decide a new plan")
     else:
         _check_plan(decided, model)
+    if folder:
+        artifact.check_folder(decided)
     written = surgery.transform(model, decided, _given(mask))
-    with atomic(output, force=force) as temporary:
-        artifact.save(written, temporary)
+    with publishing.published(output, folder=folder, force=force) as temporary:
+        artifact.save(written, temporary, companions=publishing.companions_of(source))
         read = artifact.load(temporary, arch=decided.architecture.callable)
         certificate = certify(Evidence(model, written, read))
         artifact.add_certificate(temporary, certificate)
@@ -246,7 +293,8 @@ def export(
     Args:
         source: Artifact; for ONNX any checkpoint or architecture too.
         output: The file to write.
-        format: "onnx" or "safetensors"; None takes it from the suffix of ``output``.
+        format: "onnx", "safetensors", or "folder" for what ``from_pretrained`` loads; None takes it from the suffix of
+            ``output``, and is a folder where ``source`` is one.
         opset: Version of the standard ONNX operators; None for the newest that all supported onnxruntimes load.
         force, arch, allow_pickle, input_shape, input_arrays: As in :func:`transform`.
 
@@ -254,13 +302,14 @@ def export(
         ExportError: The model cannot be written in this format.
         VerificationFailed: The file computes something else than the model; there is no file then.
     """
+    from sift_cli.export import publishing
     from sift_cli.export.onnx import OPSET
 
     output = Path(output)
-    format = format or _format_of(output)
+    format = format or ("folder" if publishing.is_folder(output, source) else _format_of(output))
     if format != "onnx" and opset is not None:
         raise ExportError("--opset is for --format onnx")
-    check_writable(output, force=force)
+    publishing.check(output, folder=format == "folder", force=force)
     model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_arrays)
     if format == "onnx":
         from sift_cli.verify.onnx_export import write_onnx
@@ -269,8 +318,8 @@ def export(
             certificate = write_onnx(model, temporary, opset=opset or OPSET)
     else:
         model = _artifact(model, source)
-        with atomic(output, force=force) as temporary:
-            certificate = _rewrite(model, temporary)
+        with publishing.published(output, folder=format == "folder", force=force) as temporary:
+            certificate = _rewrite(model, temporary, publishing.companions_of(source))
     return Written(output, certificate, getattr(model, "plan", None))
 
 
@@ -283,20 +332,22 @@ def densify(source: str | Path, output: str | Path, *, force: bool = False, arch
     Raises:
         ModelError: ``source`` is no artifact.
     """
+    from sift_cli.export import publishing
     from sift_cli.export.artifact import densified, load_state_dict, save_state_dict
     from sift_cli.verify.rewritten import certify_rewritten
 
     output = Path(output)
-    check_writable(output, force=force)
-    if output.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+    folder = publishing.is_folder(output, source)
+    publishing.check(output, folder=folder, force=force)
+    if not folder and output.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
         raise ExportError(
             f"{output} is neither .safetensors nor .pt", hint="name the output by the format it is to have"
         )
     model = _artifact(_open(source, arch=arch), source)
     dense = densified(model)
-    with atomic(output, force=force) as temporary:
-        if output.suffix == ".safetensors":
-            certificate = _rewrite(dense, temporary)
+    with publishing.published(output, folder=folder, force=force) as temporary:
+        if folder or output.suffix == ".safetensors":
+            certificate = _rewrite(dense, temporary, publishing.companions_of(source))
         else:
             save_state_dict(dense, temporary)
             certificate = certify_rewritten(dense, load_state_dict(temporary, dense.plan), dense.masks)
@@ -409,8 +460,6 @@ def read_plan(path: str | Path) -> TransformPlan:
     Raises:
         PlanError: The file is missing or is no plan.
     """
-    import json
-
     try:
         return TransformPlan.from_json(json.loads(Path(path).read_text()))
     except OSError as error:
@@ -433,7 +482,7 @@ def _open(
     from sift_cli.models import load as load_model
 
     path = Path(source)
-    if path.is_file():
+    if path.exists():
         with open_checkpoint(path, allow_pickle=allow_pickle) as checkpoint:
             if manifest.is_artifact(checkpoint.metadata):
                 return artifact.load(path, arch=arch, input_shape=input_shape, input_arrays=input_arrays)
@@ -456,7 +505,7 @@ def _kept(model: LoadedModel | TransformedModel, path: Path) -> dict[str, int] |
     if isinstance(model, TransformedModel):
         return model.nonzero or {n: int(model.module.get_parameter(n).count_nonzero()) for n in model.plan.masked}
     # Weights drawn for a name are all weights, though a normal draw can be 0 by chance.
-    return None if path.is_file() else {}
+    return None if path.exists() else {}
 
 
 def _given(mask: str | Path) -> GivenMasks | None:
@@ -478,9 +527,16 @@ def _check_plan(decided: TransformPlan, model: LoadedModel) -> None:
 
 
 def _described(architecture: Architecture, inputs: tuple[InputSpec, ...]) -> str:
-    arguments = ", ".join(f"{key}={value}" for key, value in sorted(architecture.kwargs.items()))
+    arguments = ", ".join(f"{key}={_short(value)}" for key, value in sorted(architecture.kwargs.items()))
     shapes = (f"{spec.name or ''} {'x'.join(map(str, spec.shape))}".strip() for spec in inputs)
     return f"{architecture}({arguments}) at {' and '.join(shapes)}"
+
+
+def _short(value: object) -> str:
+    """A configuration by its digest: two that differ have to differ in a message too."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _is_onnx(source: str | Path) -> bool:
@@ -498,7 +554,7 @@ def _format_of(output: Path) -> ExportFormat:
     raise ExportError(f"the suffix of {output} tells no format", hint="pass --format onnx or --format safetensors")
 
 
-def _rewrite(model: TransformedModel, temporary: Path) -> Certificate:
+def _rewrite(model: TransformedModel, temporary: Path, companions: Path | None) -> Certificate:
     """Write ``model`` again, verify what was read back, and store that.
 
     Nothing is taken over from an older certificate: that is what a file says of itself.
@@ -512,7 +568,7 @@ def _rewrite(model: TransformedModel, temporary: Path) -> Certificate:
     from sift_cli.verify.rewritten import certify_rewritten
 
     architecture = model.plan.architecture
-    artifact.save(model, temporary)
+    artifact.save(model, temporary, companions=companions)
     read = artifact.load(temporary, arch=architecture.callable)
     certificate = certify_rewritten(model, read.module, read.masks)
     if model.masks.keys() == model.plan.masked.keys():

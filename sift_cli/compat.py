@@ -66,8 +66,7 @@ def import_timm(needed_for: str = "a timm model") -> ModuleType:
 
 
 def import_transformers(needed_for: str = "a transformers model") -> ModuleType:
-    """The module ``transformers``. Where torchvision is installed it is imported first, because transformers imports it;
-    see :func:`import_torchvision`.
+    """The module ``transformers``, which imports torchvision where that is installed; see :func:`import_torchvision`.
 
     Raises:
         MissingExtra: transformers is not installed.

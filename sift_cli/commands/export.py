@@ -23,6 +23,7 @@ from sift_cli.commands._options import AllowPickle, Arch, Force, InputArrays, In
 class Format(StrEnum):
     onnx = "onnx"
     safetensors = "safetensors"
+    folder = "folder"
 
 
 def command(

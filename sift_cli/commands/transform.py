@@ -65,7 +65,7 @@ def command(
     kind: Annotated[Kind, typer.Option(help="The transform.")] = WIDE,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write; by default MODEL-KIND-SPARSITY.safetensors here."),
+        typer.Option("--output", "-o", help="File to write, for a folder a folder; by default MODEL-KIND-SPARSITY."),
     ] = None,
     match: Annotated[
         Match | None,
@@ -158,7 +158,8 @@ def command(
         return
     if output is None:
         named, share = (decided.kind, decided.sparsity) if decided is not None else (kind.value, sparsity)
-        output = Path(f"{_stem(model)}-{named}-{float(Fraction(share or 0)):g}.safetensors")
+        suffix = "" if Path(model).is_dir() else ".safetensors"
+        output = Path(f"{_stem(model)}-{named}-{float(Fraction(share or 0)):g}{suffix}")
     written = choosing(
         f"transforming {model}",
         api.transform, model, output=output, decided=decided, force=force, **loading, **masks,
@@ -212,4 +213,7 @@ def _summary(plan: TransformPlan) -> None:
 
 
 def _stem(model: str) -> str:
-    return Path(model).stem if Path(model).is_file() else model.rpartition(":")[2]
+    path = Path(model)
+    if path.exists():
+        return path.stem if path.is_file() else path.resolve().name
+    return model.rpartition(":")[2].strip("/").replace("/", "-")

@@ -13,20 +13,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 #: Keys that say where a configuration came from, or how it is to be run on one machine. Left out.
-_DROPPED = frozenset(
-    """
+_DROPPED_KEYS = """
     _attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash
     _experts_implementation _experts_implementation_internal _name_or_path architectures attn_implementation
     experts_implementation name_or_path torch_dtype transformers_version use_kernels
-    """.split()
-)
+"""
+_DROPPED = frozenset(_DROPPED_KEYS.split())
 #: Keys that make transformers do something else than build the model. Refused, unless they are empty.
-_REFUSED = frozenset(
-    """
+_REFUSED_KEYS = """
     auto_map backbone_kwargs custom_pipelines distributed_config fusion_config kernel_config quantization_config
     transformers_weights
-    """.split()
-)
+"""
+_REFUSED = frozenset(_REFUSED_KEYS.split())
 #: Characters of a configuration: the longest, with 21,000 class names, have a tenth of it.
 _MAX_LENGTH = 2**24
 _MAX_DEPTH = 8

@@ -19,7 +19,7 @@ from sift_cli.checkpoint.folder import MASKS, FolderCheckpoint
 from sift_cli.core.certificate import Certificate
 from sift_cli.core.masks import MaskSet
 from sift_cli.core.plan import FillTensor, ReplaceLayer, ResizeAxis, SetAttribute, SetConfig, TransformPlan
-from sift_cli.errors import Malformed, ModelError, PlanError, VerificationFailed
+from sift_cli.errors import ExportError, Malformed, ModelError, PlanError, VerificationFailed
 from sift_cli.export import folder, manifest
 from sift_cli.export.manifest import Manifest
 from sift_cli.models import build
@@ -50,6 +50,16 @@ def save(model: TransformedModel, path: Path, *, companions: Path | None = None)
     }
     about = Manifest(model.plan, model.certificate, model.provenance)
     artifact.write(path, tensors, model.masks, about.dumps())
+
+
+def check_folder(plan: TransformPlan) -> None:
+    """Refuse to make a folder of a model before any work is done for it.
+
+    Raises:
+        ExportError: No configuration describes the model that the plan makes.
+    """
+    if (why := folder.refusal(plan)) is not None:
+        raise ExportError(f"the model cannot be written as a folder: {why}", hint="name a .safetensors file instead")
 
 
 def add_certificate(path: Path, certificate: Certificate) -> None:

@@ -39,18 +39,16 @@ def save(model: TransformedModel, folder: Path, *, companions: Path | None = Non
     """Write ``model`` into the empty ``folder``.
 
     Args:
-        model: A model whose configuration tells its sizes.
+        model: A model without :func:`refusal`.
         folder: Where to.
         companions: Folder to copy :data:`COMPANIONS` from.
 
     Raises:
-        ExportError: The model is not of transformers, or its configuration does not describe it.
+        ExportError: The library refuses to write it.
     """
     from sift_cli.models.sources import transformers
 
     architecture = configured(model.plan)
-    if (why := refusal(model.plan)) is not None:
-        raise ExportError(f"the model cannot be written as a folder: {why}", hint="name a .safetensors file instead")
     module = copy.copy(model.module)  # the same tensors under a configuration that may be written out
     module.config = transformers.settings_of(architecture.kwargs["config"])
     try:
@@ -59,9 +57,10 @@ def save(model: TransformedModel, folder: Path, *, companions: Path | None = Non
         raise ExportError(f"transformers does not write the model: {str(error).splitlines()[0]}") from error
     about = Manifest(model.plan, model.certificate, model.provenance)
     mask_file.write(folder / MASKS, model.masks, about.dumps())
-    for name in COMPANIONS if companions is not None else ():
-        if (companions / name).is_file():
-            shutil.copyfile(companions / name, folder / name)
+    if companions is not None:
+        for name in COMPANIONS:
+            if (companions / name).is_file():
+                shutil.copyfile(companions / name, folder / name)
 
 
 def refusal(plan: TransformPlan) -> str | None:

@@ -104,7 +104,7 @@ def gpt_count(module: nn.Module, report: FlopReport) -> GptCount:
     configuration that knows them; the numbers of layers and of heads, which widening keeps, are the configuration's."""
     config: Any = getattr(module, "config", None)
     layers, heads = (getattr(config, key, None) for key in ("num_hidden_layers", "num_attention_heads"))
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    head: Any = getattr(module, "get_output_embeddings", lambda: None)()
     causal = "CausalLM" in type(module).__name__ or "LMHead" in type(module).__name__
     if not causal or getattr(config, "is_encoder_decoder", False) or not (layers and heads and head is not None):
         raise ModelError(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from sift_cli.errors import ModelError
 from sift_cli.models.calling import Inputs, call, map_inputs, named
@@ -30,10 +31,11 @@ def shadow(module: nn.Module, device: Stand) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     for owner in module.modules():
-        # A weight that a hook computes (torch.nn.utils.prune) is a plain attribute and no leaf: deepcopy refuses it.
-        plain = (value for value in vars(owner).values() if isinstance(value, Tensor))
-        for tensor in (*owner.parameters(recurse=False), *owner.buffers(recurse=False), *plain):
-            memo.setdefault(id(tensor), _stand_in(tensor, device))
+        # Of any kind, also in lists and dictionaries: a weight that a hook computes (torch.nn.utils.prune) is a plain
+        # attribute and no leaf, which deepcopy refuses, and on "fake" it refuses whatever has data.
+        for tensor in tree_leaves(vars(owner)):
+            if isinstance(tensor, Tensor):
+                memo.setdefault(id(tensor), _stand_in(tensor, device))
     try:
         return copy.deepcopy(module, memo).eval()
     except (TypeError, RuntimeError, NotImplementedError) as error:

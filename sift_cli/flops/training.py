@@ -111,7 +111,7 @@ def training_flops(
     rigl = Fraction(3 * sparse * interval + 2 * sparse + dense, interval + 1)
     # Gradual pruning (Zhu and Gupta): the sparsity is s (1 − (1 − t)³) on the way, ¾ s on average.
     pruning = 2 * (dense - Fraction(3, 4) * (dense - sparse)) + dense
-    steps = {
+    steps: dict[str, tuple[int | Fraction, int | Fraction]] = {
         "dense": (3 * dense, 3 * dense),
         "static": (3 * sparse, 3 * sparse),
         "set": (3 * sparse, 3 * sparse),

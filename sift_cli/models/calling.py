@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Any, TypeAlias
 
@@ -24,7 +26,28 @@ _MEANT = ("logits", "out")
 
 def call(module: nn.Module | Callable[..., Any], inputs: Inputs) -> Any:
     """``module`` on ``inputs``."""
-    return module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
+    with _one_sequence(inputs):
+        return module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
+
+
+@contextlib.contextmanager
+def _one_sequence(inputs: Inputs) -> Iterator[None]:
+    """Without transformers' search for several sequences in one sample, which can only be there where positions are an
+    input.
+
+    It reads values, which meta tensors do not have, and in a traced graph, where it may not read them, it becomes a mask
+    gathered by positions, whose shape ONNX does not infer.
+    """
+    masking = sys.modules.get("transformers.masking_utils")
+    search = getattr(masking, "find_packed_sequence_indices", None)
+    if search is None or (isinstance(inputs, Mapping) and "position_ids" in inputs):
+        yield
+        return
+    masking.__dict__["find_packed_sequence_indices"] = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking.__dict__["find_packed_sequence_indices"] = search
 
 
 def tensors_of(inputs: Inputs) -> tuple[Tensor, ...]:

@@ -98,7 +98,12 @@ def load(
         else:
             module = build(architecture, device=device, seed=seed).float()
             more = _fill(module, checkpoint, architecture) if weights else []
-    facts = {"source": path.name, "sha256": _digest(path), "versions": _versions(architecture), "notes": [*notes, *more]}
+    facts = {
+        "source": path.name,
+        "sha256": _digest(path),
+        "versions": _versions(architecture),
+        "notes": [*notes, *more],
+    }
     return _loaded(module, architecture, facts, input_shape, input_arrays, device)
 
 

@@ -116,9 +116,7 @@ def _proposals(
             if not _WIDTH.search(path):
                 unsure.append(path)
     optional = [
-        (path, new)
-        for path in _absent(config)
-        for new in sorted({new for news in sizes.values() for new in news})
+        (path, new) for path in _absent(config) for new in sorted({new for news in sizes.values() for new in news})
     ]
     for extra in (None, *optional):
         given: dict[str, tuple[int | None, int]] = {} if extra is None else {extra[0]: (None, extra[1])}

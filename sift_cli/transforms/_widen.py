@@ -84,9 +84,13 @@ def _notes(graph: WidthGraph, edits: Sequence[Edit]) -> Iterator[str]:
         yield f"a relation between sizes was not understood: {text}"
     for group in graph.literals:
         yield f"{_named(group)} stays {group.size}: {_reason(group)}"
+    computed: dict[tuple[str, float, float], list[str]] = defaultdict(list)
     for edit in edits:
         if isinstance(edit, SetAttribute) and isinstance(edit.old, float):
-            yield f"{edit.module}.{edit.attribute} follows a width, from {edit.old:.6g} to {edit.new:.6g}"
+            computed[edit.attribute, edit.old, edit.new].append(edit.module)
+    for (attribute, old, new), modules in computed.items():
+        where = modules[0] + (f" and {len(modules) - 1} more modules" if len(modules) > 1 else "")
+        yield f"{attribute} of {where} follows a width, from {old:.6g} to {new:.6g}"
 
 
 def _named(group: WidthGroup) -> str:

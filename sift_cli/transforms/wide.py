@@ -127,12 +127,16 @@ def _layers(
 ) -> dict[str, _Layer]:
     """Layers with a weight by name, with role and cost. A weight that is used several times is one layer."""
     old, new = dict(module.named_parameters()), dict(wide.named_parameters())
+    # A tied weight has one name here: the first.
+    first_name = {id(parameter): name for name, parameter in new.items()}
+    names = {name: first_name[id(tensor)] for name, tensor in wide.named_parameters(remove_duplicate=False)}
     positions: dict[str, int] = {}
     first: dict[str, tuple[str, str]] = {}
     for count in after.layers:
-        if count.weight is not None and count.weight in new:
-            positions[count.weight] = positions.get(count.weight, 0) + count.dense // new[count.weight].numel()
-            first.setdefault(count.weight, (count.name, count.op))
+        weight = names.get(count.weight or "")
+        if weight is not None:
+            positions[weight] = positions.get(weight, 0) + count.dense // new[weight].numel()
+            first.setdefault(weight, (count.name, count.op))
     layers: dict[str, _Layer] = {}
     for weight, (name, op) in first.items():
         selected = options.selects(name)

@@ -149,6 +149,9 @@ class _System:
         if key not in self.quotients:
             above, below = polynomial(numerator, self.quotient), polynomial(denominator, self.quotient)
             value, rest = divmod(self.at_present(above), self.at_present(below))
+            if rest and set(below) == {()} and rest == below[()] - 1:
+                # Rounded up, as a slice with a step is: (n + d − 1) // d is exact where n is a multiple of d.
+                above, rest = above - Polynomial.constant(rest), 0
             if rest:
                 raise NotPolynomial(f"{numerator} // {denominator} is not exact")
             if set(below) == {()} and all(coefficient % below[()] == 0 for coefficient in above.values()):
@@ -290,11 +293,14 @@ def _decide_degrees(
     for symbol in traced.inputs:
         system.decide(symbol, 0, Face.INPUT)
     forced = system.propagate(list(range(len(system.equations))), system.degree)
-    numbers = {system.sizes[symbol] for symbol, frame in forced.items() if _is_literal(frame)}
+    contracting = {site.weight for site in traced.sites if site.op != "embedding"}
+    widths = {system.find(symbol) for (tensor, _), symbol in traced.axes.items() if tensor in contracting}
+    numbers = {system.sizes[symbol] for symbol, frame in forced.items() if symbol in widths and _is_literal(frame)}
     for symbol, frame in forced.items():
         # What follows a literal meets it, times spatial sizes, as the size of an activation.
-        fixed = Face.LITERAL if any(system.sizes[symbol] % number == 0 for number in numbers) else Face.INPUT
-        system.face.setdefault(symbol, (Face.HIDDEN if system.degree[symbol] else fixed, frame))
+        literal = symbol in widths and any(system.sizes[symbol] % number == 0 for number in numbers)
+        face = Face.HIDDEN if system.degree[symbol] else Face.LITERAL if literal else Face.INPUT
+        system.face.setdefault(symbol, (face, frame))
     for symbol in outputs:
         system.decide(symbol, 0, Face.OUTPUT)
     for symbol in heads:
@@ -306,7 +312,6 @@ def _decide_degrees(
             depthwise = weight is not None and weight.dim() > 2 and weight.shape[1] == 1
             if not (depthwise and system.decide(symbol, 1, Face.HIDDEN)):
                 system.decide(symbol, 0, Face.HEADS)
-    contracting = {site.weight for site in traced.sites if site.op != "embedding"}
     for (tensor, _), symbol in traced.axes.items():
         if tensor in contracting and not system.decide(symbol, 1, Face.HIDDEN):
             system.decide(symbol, 0, Face.TIED)

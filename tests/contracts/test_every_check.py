@@ -26,8 +26,8 @@ from sift_cli.verify.evidence import CHECKS
 CHECK_MODULES = registry.discover(CHECKS)
 
 
-def evidence(model: LoadedModel, **options: Any) -> Evidence:
-    plan = decide("wide", model, TransformOptions(Fraction(3, 4), **options))
+def evidence(model: LoadedModel, kind: str = "wide", **options: Any) -> Evidence:
+    plan = decide(kind, model, TransformOptions(Fraction(3, 4), **options))
     written = surgery.transform(model, plan)
     return Evidence(model, written, clone(written))
 
@@ -91,11 +91,25 @@ def another_buffer(broken: TransformedModel) -> TransformedModel:
     return broken
 
 
+def one_weight_elsewhere(broken: TransformedModel) -> TransformedModel:
+    """A mask that keeps as many weights as planned, one of them in another group of its row."""
+    name, mask = next(iter(broken.masks.items()))
+    kept = mask.to_bool().copy()
+    inputs, dropped = np.flatnonzero(kept[0, :8, 0, 0]), np.flatnonzero(~kept[0, 8:16, 0, 0])
+    kept[0, inputs[0], 0, 0], kept[0, 8 + dropped[0], 0, 0] = False, True
+    masks = MaskSet({**broken.masks, name: Mask.from_bool(kept)})
+    attach_masks(broken.module, masks)
+    return replace(broken, masks=masks)
+
+
+#: What a sound model is transformed with where it has to be another one.
+SOUND: dict[str, dict[str, Any]] = {"pattern": {"match": "layer", "pattern": "2:8T"}}
 SABOTAGE: dict[str, list[Callable[[TransformedModel], TransformedModel]]] = {
     "iso_flop": [one_weight_more],
     "mask_cardinality": [one_weight_more, stray_value],
     "search_space": [one_mask_less],
     "io_shapes": [other_head],
+    "pattern": [one_weight_more, one_weight_elsewhere],
     "roundtrip": [one_bit, one_weight_more, another_buffer],
     "same_function": [one_weight_moved],
 }
@@ -103,7 +117,7 @@ SABOTAGE: dict[str, list[Callable[[TransformedModel], TransformedModel]]] = {
 
 @pytest.mark.parametrize("name", CHECK_MODULES)
 def test_a_sound_model_holds(name: str, tiny: Callable[..., LoadedModel]) -> None:
-    claims = list(CHECK_MODULES[name].measure(evidence(tiny(), init="preserve")))
+    claims = list(CHECK_MODULES[name].measure(evidence(tiny(), **SOUND.get(name, {"init": "preserve"}))))
     assert claims
     assert all(claim.held and claim.name == name for claim in claims)
 
@@ -113,7 +127,7 @@ def test_a_broken_model_fails(
     name: str, sabotage: Callable[[TransformedModel], TransformedModel] | None, tiny: Callable[..., LoadedModel]
 ) -> None:
     assert sabotage is not None, f"the check {name} has never been seen to fail: add a sabotage for it"
-    sound = evidence(tiny(), init="preserve")
+    sound = evidence(tiny(), **SOUND.get(name, {"init": "preserve"}))
     broken = Evidence(sound.original, sound.written, sabotage(sound.artifact))
     assert not all(claim.held for claim in CHECK_MODULES[name].measure(broken))
 

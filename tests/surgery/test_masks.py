@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from sift_cli.compat import import_timm, import_torchvision
 from sift_cli.core.masks import Mask, MaskSet
 from sift_cli.errors import ModelError
+from sift_cli.flops import count_module
 from sift_cli.sparsity.draw import random_mask
 from sift_cli.surgery import apply_masks, attach_masks, masks_of, without_masks
 
@@ -122,6 +123,12 @@ def test_compiled_code_takes_a_masked_module() -> None:
     x = torch.randn(2, 3, 8, 8)
     apply_masks(module)
     assert torch.equal(torch.compile(module, backend="eager", fullgraph=True)(x), module(x))
+
+
+def test_a_masked_module_is_counted() -> None:
+    module, _ = masked(nets.TinyResNet())
+    report = count_module(module, (torch.zeros(1, 3, 8, 8),), counter="dispatch", nonzero={})
+    assert {layer.name: layer.dense for layer in report.layers} == nets.TinyResNet.MACS
 
 
 def test_parts_keep_their_masks() -> None:

@@ -39,7 +39,7 @@ def build(name: str, **kwargs: Any) -> nn.Module:
     """
     from torch import nn
 
-    factory = resolve(name)
+    factory = named(name)
     try:
         model = factory(**kwargs)
     except Exception as error:
@@ -53,7 +53,7 @@ def inputs(name: str, kwargs: Mapping[str, Any]) -> None:
     return None
 
 
-def resolve(name: str) -> Any:
+def named(name: str) -> Any:
     """The callable itself; raises as :func:`build`."""
     module_name, _, path = name.partition(":")
     with _current_folder_first():

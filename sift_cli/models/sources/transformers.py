@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +28,10 @@ PACKAGE = "transformers"
 #: which nobody means.
 _HEADS = """
     MASKED_LM CAUSAL_LM ZERO_SHOT_IMAGE_CLASSIFICATION IMAGE_CLASSIFICATION IMAGE_TEXT_TO_TEXT CTC
-    AUDIO_CLASSIFICATION VIDEO_CLASSIFICATION OBJECT_DETECTION SEMANTIC_SEGMENTATION UNIVERSAL_SEGMENTATION DEPTH_ESTIMATION
-    SEQUENCE_CLASSIFICATION
-""".split()
-_WITH_DECODER = ["SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", *_HEADS]
+    AUDIO_CLASSIFICATION VIDEO_CLASSIFICATION OBJECT_DETECTION SEMANTIC_SEGMENTATION UNIVERSAL_SEGMENTATION
+    DEPTH_ESTIMATION SEQUENCE_CLASSIFICATION
+"""
+_WITH_DECODER = "SEQ_TO_SEQ_CAUSAL_LM SPEECH_SEQ_2_SEQ"
 
 
 def names() -> tuple[str, ...]:
@@ -97,7 +96,9 @@ def of_folder(folder: Path, head: str | None = None) -> Architecture:
             )
         del config["auto_map"]  # transformers has the model by now
     if not known:
-        raise ModelError(f"{path} is of a model_type {config.get('model_type')!r:.60}, which transformers does not have")
+        raise ModelError(
+            f"{path} is of a model_type {config.get('model_type')!r:.60}, which transformers does not have"
+        )
     try:
         cleaned = configs.portable(config)
     except ValueError as error:
@@ -143,7 +144,9 @@ def settings_of(config: Mapping[str, Any]) -> Any:
         with _alone():
             return kind.from_dict(_decoded(dict(config)))
     except Exception as error:  # each model checks its configuration in its own way
-        raise ModelError(f"transformers does not accept the {config['model_type']} configuration: {_line(error)}") from None
+        raise ModelError(
+            f"transformers does not accept the {config['model_type']} configuration: {_line(error)}"
+        ) from None
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
@@ -243,7 +246,8 @@ def _head(config: Mapping[str, Any]) -> str:
     from transformers.models.auto import modeling_auto
 
     kind = config["model_type"]
-    for task in (_WITH_DECODER if config.get("is_encoder_decoder") else _HEADS):
+    tasks = f"{_WITH_DECODER} {_HEADS}" if config.get("is_encoder_decoder") else _HEADS
+    for task in tasks.split():
         found = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES", {}).get(kind)
         if found:
             return found if isinstance(found, str) else found[0]
@@ -259,14 +263,17 @@ def _alone() -> Iterator[None]:
     from huggingface_hub import constants
     from transformers.utils import logging
 
-    was_offline, verbosity = constants.HF_HUB_OFFLINE, logging.get_verbosity()
+    was_offline, verbosity, bars = constants.HF_HUB_OFFLINE, logging.get_verbosity(), logging.is_progress_bar_enabled()
     constants.HF_HUB_OFFLINE = True
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = was_offline
         logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _decoded(value: Any) -> Any:
