@@ -79,11 +79,12 @@ def inspect(path: str | Path, *, nonzeros: bool | None = None, allow_pickle: boo
     """
     from sift_cli.checkpoint import open_checkpoint, report
     from sift_cli.models import architecture_of
+    from sift_cli.models.loading import configured_architecture
 
     found = report.inspect(Path(path), nonzeros=nonzeros, allow_pickle=allow_pickle)
     if found.architecture is None and found.format != "onnx":
         with open_checkpoint(Path(path), allow_pickle=allow_pickle) as checkpoint:
-            found = replace(found, architecture=architecture_of(checkpoint))
+            found = replace(found, architecture=architecture_of(checkpoint) or configured_architecture(checkpoint.path))
     return found
 
 

@@ -77,6 +77,12 @@ def command(
     multiple: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Round widths to a multiple, for hardware.")
     ] = None,
+    layer_width: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB=WIDTH", help="A given output width for some layers.")
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Leave widths as they are that the model's code has as a number.")
+    ] = False,
     nonlinearity: Annotated[
         Nonlinearity | None,
         typer.Option(
@@ -132,6 +138,7 @@ def command(
         raise typer.BadParameter("give either --sparsity or --plan", param_hint="--sparsity")
     asked = {
         "match": match, "init": init if init is not Init.scratch else None, "multiple": multiple,
+        "layer_width": tuple(layer_width or ()) or None, "allow_partial": allow_partial or None,
         "nonlinearity": nonlinearity, "width": width, "snap": snap or None, "compat": compat,
         "pattern": pattern, "layer_pattern": tuple(layer_pattern or ()) or None, "distribution": distribution,
         "layer_sparsity": tuple(layer_sparsity or ()) or None,

@@ -60,9 +60,10 @@ def to_onnx(
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ExportError(f"opset {opset} is outside {OLDEST_OPSET} … {NEWEST_OPSET}", hint=f"leave it out for {OPSET}")
-    program = _export(module, inputs, opset, lengths(inputs) if any_length else {})
-    _lower(program.model, masks, after_optimizer=False)
-    program.optimize()
+    with _quiet("torch.onnx", "onnxscript"):
+        program = _export(module, inputs, opset, lengths(inputs) if any_length else {})
+        _lower(program.model, masks, after_optimizer=False)
+        program.optimize()
     _lower(program.model, masks, after_optimizer=True)
     _drop_unused(program.model.graph)
     _forget_sources(program.model)
@@ -92,9 +93,6 @@ def _export(module: nn.Module, inputs: Inputs, opset: int, lengths: Mapping[str,
     # A batch of one would be taken for a constant.
     examples = map_inputs(lambda tensor: torch.cat([tensor, tensor]) if tensor.shape[0] == 1 else tensor, inputs)
     modes = {child: child.training for child in module.modules()}
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     module.eval()
     try:
         with torch.no_grad():
@@ -121,9 +119,21 @@ def _export(module: nn.Module, inputs: Inputs, opset: int, lengths: Mapping[str,
             f"torch.onnx.export does not support this model: {reason[0] if reason else type(error).__name__}"
         ) from error
     finally:
-        logger.setLevel(level)
         for child, mode in modes.items():
             child.training = mode
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Without the warnings of these loggers: what the exporter could not do better is no news to a user."""
+    levels = [(logger := logging.getLogger(name), logger.level) for name in names]
+    try:
+        for logger, _ in levels:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in levels:
+            logger.setLevel(level)
 
 
 def _program(

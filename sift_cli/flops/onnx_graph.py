@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 
 from sift_cli.errors import Malformed, ModelError, Unreadable
+from sift_cli.flops.onnx_constants import folded
 
 SIFT = "sift"
 MICROSOFT = "com.microsoft"
@@ -170,7 +171,10 @@ def _skeleton(whole: Graph, binding: Mapping[str, int]) -> onnx.ModelProto:
     for value in source.input:
         if value.name not in stored:
             inputs.append(_bound(value, binding, batch=True))
+    sizes = {value.name: shape for value in inputs if (shape := _fixed_shape(value.type)) is not None}
+    opset = next((item.version for item in model.opset_import if not domain(item.domain)), 20)
     nodes = [replacement for node in source.node for replacement in _standard(node, inputs)]
+    nodes = list(folded(nodes, sizes, initializers, opset))
     # Shapes that a file declares go stale when somebody edits its batch: believed only where nothing else is known.
     opaque = {name for node in nodes if domain(node.domain) for name in node.output}
     declared = [_bound(value, binding, batch=False) for value in (*source.value_info, *source.output)]

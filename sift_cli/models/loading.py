@@ -22,6 +22,7 @@ from sift_cli.models import fingerprints
 from sift_cli.models.building import build, chosen_inputs
 from sift_cli.models.identify import candidates, identify, shapes_of, views
 from sift_cli.models.naming import parse_architecture, source_of
+from sift_cli.models.sources.transformers import read_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,6 +106,16 @@ def load(
         "notes": [*notes, *more],
     }
     return _loaded(module, architecture, facts, input_shape, input_arrays, device)
+
+
+def configured_architecture(path: Path) -> str | None:
+    """The class and model type that a folder's ``config.json`` names, without importing transformers; None without."""
+    if not (path / "config.json").is_file():
+        return None
+    config = read_config(path / "config.json")
+    names = config.get("architectures")
+    named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    return f"transformers:{named or config.get('model_type')}"
 
 
 def _load(plugin: ModuleType, checkpoint: Checkpoint, architecture: Architecture) -> tuple[nn.Module, list[str]]:

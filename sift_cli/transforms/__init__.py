@@ -32,6 +32,8 @@ def decide(kind: str, model: LoadedModel, options: TransformOptions) -> Transfor
     for option in sorted(options.given - COMMON - plugin.OPTIONS):
         has = ", ".join(sorted(plugin.OPTIONS))
         raise PlanError(f"the transform {kind} has no option {option}", hint=f"beside those of all transforms: {has}")
+    if options.init not in plugin.INITS:
+        raise PlanError(f"the transform {kind} has no --init {options.init}", hint=f"use --init {min(plugin.INITS)}")
     if options.match is None:
         tokens = not all(tensor.is_floating_point() for tensor in tensors_of(model.inputs))
         options = replace(options, match="layer" if tokens else "model")

@@ -6,10 +6,9 @@ replaced. The kinds differ in what they put there, which is a function from a la
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from torch import nn
@@ -20,6 +19,7 @@ from sift_cli.core.plan import AttachMask, Edit, FillTensor, PlannedLayer, Repla
 from sift_cli.core.seeds import derive_seed
 from sift_cli.errors import Infeasible, PlanError
 from sift_cli.flops import count_module
+from sift_cli.flops.shadow import shadow
 from sift_cli.models import LoadedModel
 from sift_cli.models.calling import Inputs, map_inputs
 from sift_cli.surgery import apply_edits
@@ -128,8 +128,8 @@ def decide_in_place(
         UnsupportedOp: The model's forward pass cannot be followed.
     """
     if options.init == "preserve":
-        _check_preserve(options, kind)
-    meta = copy.deepcopy(model.module).to("meta")
+        _check_preserve(options)
+    meta = shadow(model.module, "meta")
     inputs = map_inputs(lambda tensor: tensor.to("meta"), model.inputs)
     before = count_module(meta, inputs, counter="dispatch", nonzero={})
     base = rebuilt(meta, inputs)
@@ -168,7 +168,7 @@ def decide_in_place(
         inputs=model.specs,
         edits=tuple(edits),
         layers=planned,
-        promises=_promises(options, kind, bool(choices)),
+        promises=_promises(options, kind, changed=bool(choices), masked=bool(masks)),
         notes=(*kind.notes, *base.notes, *remarks, *sigma.notes(), *_notes(options, bool(choices))),
         other_macs=(
             before.dense - sum(row.macs_before for row in planned),
@@ -180,12 +180,15 @@ def decide_in_place(
             kind.name, "the model", f"at most {plan.macs_before:,} MACs", f"{plan.macs_after:,}",
             hint="let more layers be replaced (--keep, --only), or use --match layer",
         )  # fmt: skip
+    if plan.macs_after > plan.macs_before and not options.compat:
+        more = (layer for layer in planned if layer.macs_after > layer.macs_before > 0)
+        causes = ", ".join(f"{layer.name} {layer.macs_after - layer.macs_before:+,}" for layer in more)
+        overhead = f"the model has {plan.macs_after / plan.macs_before - 1:+.2%} MACs in total: {causes}"
+        plan = replace(plan, notes=(overhead, *plan.notes))
     return plan
 
 
-def _check_preserve(options: TransformOptions, kind: Kind) -> None:
-    if kind.keeps is None:
-        raise PlanError(f"--init preserve is not defined for {kind.name}", hint="use --init scratch")
+def _check_preserve(options: TransformOptions) -> None:
     if options.nonlinearity not in (None, "none"):
         raise PlanError(
             f"--init preserve keeps the function, which --nonlinearity {options.nonlinearity} changes",
@@ -272,14 +275,14 @@ def _rows(
         yield PlannedLayer(name, layer.op, f"{name}.weight", role, layer.positions, 0, numel, kept)
 
 
-def _promises(options: TransformOptions, kind: Kind, changed: bool) -> tuple[str, ...]:
-    macs = "planned_macs" if options.compat else "iso_flop"
+def _promises(options: TransformOptions, kind: Kind, *, changed: bool, masked: bool) -> tuple[str, ...]:
+    macs = ["planned_macs"] if options.compat else ["iso_flop", *(["search_space"] if masked else [])]
     kept = [] if changed else ["same_function"]
     if changed and kind.keeps is not None and options.init == "preserve":
         kept = [kind.keeps.promise]
     # Of the official code's masks, some of which are on other tensors, the paper's table says nothing.
     space = ["search_space"] if changed and kind.keeps is not None and not options.compat else []
-    return (macs, "mask_cardinality", *space, "io_shapes", "roundtrip", *kept)
+    return (*macs, "mask_cardinality", *space, "io_shapes", "roundtrip", *kept)
 
 
 class _Sigma:

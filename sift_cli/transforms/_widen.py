@@ -132,7 +132,8 @@ def _given(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> d
 
 def _output_axis(layer: nn.Module) -> int:
     """Which axis of a layer's weight is its output; transformers' Conv1D is a linear layer with (in, out)."""
-    return 1 if type(layer).__name__ == "Conv1D" or getattr(layer, "transposed", False) else 0
+    second = isinstance(layer, nn.Embedding) or type(layer).__name__ == "Conv1D" or getattr(layer, "transposed", False)
+    return 1 if second else 0
 
 
 def _check_size(module: nn.Module, edits: Sequence[Edit]) -> None:

@@ -26,6 +26,8 @@ from sift_cli.transforms._widen import widen
 
 #: Options it understands beyond those of all transforms.
 OPTIONS = _replace.OPTIONS | {"multiple", "width"}
+#: What it can start from.
+INITS = frozenset({"scratch"})
 
 
 def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:

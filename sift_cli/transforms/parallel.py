@@ -19,6 +19,8 @@ from sift_cli.transforms._replace import Choice, Dense, Keeps, Kind, decide_in_p
 
 #: Options it understands beyond those of all transforms.
 OPTIONS = _replace.OPTIONS | {"snap"}
+#: What it can start from.
+INITS = frozenset({"scratch", "preserve"})
 
 
 def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:

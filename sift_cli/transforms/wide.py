@@ -9,7 +9,6 @@ higher than the nominal one: .91475 instead of .9 for ResNet-18.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from sift_cli.core.counts import FlopReport
 from sift_cli.core.plan import Edit, PlannedLayer, TransformPlan
 from sift_cli.errors import Infeasible, PlanError
 from sift_cli.flops import count_module
+from sift_cli.flops.shadow import shadow
 from sift_cli.models import LoadedModel
 from sift_cli.models.calling import map_inputs
 from sift_cli.transforms import _masking
@@ -29,6 +29,8 @@ from sift_cli.widths import LayerRole, WidthGraph
 
 #: Options it understands beyond those of all transforms.
 OPTIONS = frozenset({"multiple", "layer_width", "allow_partial"}) | _masking.OPTIONS
+#: What it can start from.
+INITS = frozenset({"scratch", "preserve"})
 
 
 def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
@@ -40,7 +42,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         UnsupportedOp: The model's forward pass cannot be traced.
     """
     _masking.check(options)
-    meta = copy.deepcopy(model.module).to("meta")
+    meta = shadow(model.module, "meta")
     inputs = map_inputs(lambda tensor: tensor.to("meta"), model.inputs)
     before = count_module(meta, inputs, counter="dispatch", nonzero={})
     edits: list[Edit] = []

@@ -1,8 +1,8 @@
 """How much of a model its outputs show, and a copy of it that shows everything.
 
-In a model that was drawn anew, the last norm of each residual branch is 0, and norms that have seen no data let
-signals die out: its outputs would be the same whatever half of its layers computed, and a comparison of outputs could
-not fail on them.
+In a model that was drawn anew, norms that have seen no data let signals die out, and many an architecture starts its
+residual branches or its head at 0: its outputs would be the same whatever half of its layers computed, and a comparison
+of outputs could not fail on them.
 """
 
 from __future__ import annotations
@@ -35,11 +35,19 @@ def hidden_layers(module: nn.Module, inputs: Inputs, weights: Collection[str]) -
 
 
 def lively(module: nn.Module, inputs: Inputs) -> nn.Module:
-    """A copy whose BatchNorms have random scales and shifts and the statistics of a random batch; weights stay."""
+    """A copy whose norms have random scales and shifts, BatchNorms also the statistics of a random batch; weights stay.
+    """
     result = copy.deepcopy(module)
     random = torch.Generator().manual_seed(2)
     norms = [child for child in result.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+    others = [child for child in result.modules() if _is_other_norm(child)]
     with torch.no_grad():
+        for child in others:
+            for name, parameter in child.named_parameters(recurse=False):
+                if name == "bias":
+                    parameter.normal_(0.0, 0.3, generator=random)
+                else:
+                    parameter.uniform_(0.5, 1.5, generator=random)
         for norm in norms:
             if norm.affine:
                 norm.weight.uniform_(0.5, 1.5, generator=random)
@@ -49,3 +57,10 @@ def lively(module: nn.Module, inputs: Inputs) -> nn.Module:
             norm.train()
         call(result, random_like(inputs, 4, seed=3))
     return result.eval()
+
+
+def _is_other_norm(module: nn.Module) -> bool:
+    """Whether it is a LayerNorm, GroupNorm or RMSNorm, torch's or one by that name of a library's own."""
+    own = list(module.parameters(recurse=False))
+    named = type(module).__name__.endswith("Norm") and not list(module.children())
+    return named and bool(own) and all(p.dim() == 1 for p in own)

@@ -35,9 +35,7 @@ def _hint(size: int | torch.SymInt) -> int:
 
 
 def _pad(x: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> Tensor:
-    # The kernel compares each padding with 0 and with the size.
-    if mode != "constant":
-        return NotImplemented  # type: ignore[no-any-return]
+    # The kernels compare each padding with 0 and with the size.
     shape = list(x.shape)
     for index in range(len(pad) // 2):
         shape[-1 - index] = shape[-1 - index] + pad[2 * index] + pad[2 * index + 1]

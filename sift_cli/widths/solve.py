@@ -45,7 +45,8 @@ def solve_widths(
     scaling = {index: group.size for index, group in enumerate(graph.groups) if group.scales}
     divisor = math.gcd(*(size for index, size in scaling.items() if index not in given)) if scaling else 0
     nearest = bool(graph.attention)
-    if multiple is None and divisor >= MINIMUM_DIVISOR:
+    tied = any(index in given for relation in graph.relations for index in relation)
+    if multiple is None and divisor >= MINIMUM_DIVISOR and not tied:
         ratio = _rounded(divisor, factor_squared, None, nearest)
         sizes = {index: given.get(index, size // divisor * ratio) for index, size in scaling.items()}
     else:

@@ -54,7 +54,7 @@ def test_transform_prints_its_certificate(sift: Sift, checkpoint: Path) -> None:
     document = json.loads(done.stdout)
     assert document["schema"] == "sift.certificate/1"
     assert {claim["name"] for claim in document["claims"]} == {
-        "iso_flop", "io_shapes", "mask_cardinality", "roundtrip", "same_function",
+        "iso_flop", "io_shapes", "mask_cardinality", "roundtrip", "same_function", "search_space",
     }  # fmt: skip
     assert all(set(c) == {"name", "verdict", "before", "after", "bound", "counter"} for c in document["claims"])
     assert {claim["verdict"] for claim in document["claims"]} == {"held"}
@@ -124,6 +124,26 @@ def test_onnxruntime_computes_what_torch_does(artifact: Path, graph: Path, libra
         wanted = model.eval()(x).numpy()
     assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
     assert len(runtime.kernels(session)) == (len(masks) if library else 0)
+
+
+def test_training_costs_of_an_artifact(sift: Sift, artifact: Path, graph: Path) -> None:
+    arch = ("--arch", "nets:tiny_resnet")
+    counted = json.loads(sift("flops", artifact, *arch, "--json").stdout)["flops"]
+    for source in ((artifact, *arch), (graph,)):
+        report = json.loads(sift("flops", *source, "--training", "--interval", "9", "--window", "0.5", "--json").stdout)
+        assert report["dense_baseline"] == 3 * 2 * MACS  # of the model before the transform
+        methods = {entry["method"]: entry for entry in report["methods"]}
+        assert methods["static"]["step_after"] == methods["set"]["step_average"] == 3 * counted["sparse"]
+        rigl = (9 * 3 * counted["sparse"] + 2 * counted["sparse"] + counted["dense"]) / 10
+        assert methods["rigl"]["step_while_updating"] == pytest.approx(rigl, rel=1e-12)
+        average = (rigl + 3 * counted["sparse"]) / 2
+        assert methods["rigl"]["training_relative_to_dense"] == pytest.approx(average / (3 * 2 * MACS), rel=1e-12)
+    table = sift("flops", artifact, *arch, "--training").stdout
+    assert f"{3 * 2 * MACS:,}" in table
+    assert "rigl" in table
+    assert sift("flops", artifact, *arch, "--training", "--input", "1x3x16x16").exit_code == 4
+    assert sift("flops", artifact, "--training", "--count", "official").exit_code == 2
+    assert sift("flops", artifact, "--sequences", "5").exit_code == 2
 
 
 def test_the_graph_is_standard_but_for_sifts_operators(graph: Path) -> None:

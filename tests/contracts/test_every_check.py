@@ -102,10 +102,25 @@ def one_weight_elsewhere(broken: TransformedModel) -> TransformedModel:
     return replace(broken, masks=masks)
 
 
+def other_sign(broken: TransformedModel) -> TransformedModel:
+    """Every weight of the first new layer negated, which is farther away than zeros."""
+    layer = broken.module.get_submodule(next(iter(broken.plan.replaced)))
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            parameter.mul_(1 if name.startswith("u.") else -1)
+    return broken
+
+
 #: What a sound model is transformed with where it has to be another one.
-SOUND: dict[str, dict[str, Any]] = {"pattern": {"match": "layer", "pattern": "2:8T"}}
+SOUND: dict[str, dict[str, Any]] = {
+    "approximation": {"kind": "doped", "init": "preserve"},
+    "pattern": {"match": "layer", "pattern": "2:8T"},
+    "planned_macs": {"kind": "doped", "compat": "released"},
+}
 SABOTAGE: dict[str, list[Callable[[TransformedModel], TransformedModel]]] = {
+    "approximation": [other_sign],
     "iso_flop": [one_weight_more],
+    "planned_macs": [one_weight_more, one_mask_less],
     "mask_cardinality": [one_weight_more, stray_value],
     "search_space": [one_mask_less],
     "io_shapes": [other_head],

@@ -10,17 +10,29 @@ from typing import Any
 import pytest
 import torch
 
-from sift_cli import api, surgery
+from sift_cli import api, registry, surgery
 from sift_cli.core.plan import AttachMask, TransformPlan
 from sift_cli.models import LoadedModel, load
+from sift_cli.errors import PlanError
 from sift_cli.transforms import TransformOptions, decide, kinds
+from sift_cli.transforms._options import COMMON
 
 SHAPE = (1, 3, 8, 8)
+PLUGINS = registry.discover("sift_cli.transforms")
+OPTIONS: list[dict[str, Any]] = [
+    {}, {"match": "layer"}, {"init": "preserve"}, {"match": "layer", "init": "preserve"}, {"multiple": 8},
+    {"nonlinearity": "none"}, {"nonlinearity": "norm-act"}, {"compat": "released"}, {"width": 2},
+]  # fmt: skip
+
+
+def has(kind: str, options: dict[str, Any]) -> bool:
+    plugin = PLUGINS[kind]
+    return options.keys() <= COMMON | plugin.OPTIONS and options.get("init", "scratch") in plugin.INITS
+
+
 every_kind = pytest.mark.parametrize("kind", kinds())
 every_option = pytest.mark.parametrize(
-    "options",
-    [{}, {"match": "layer"}, {"init": "preserve"}, {"match": "layer", "init": "preserve"}, {"multiple": 8}],
-    ids=str,
+    ("kind", "options"), [(kind, options) for kind in kinds() for options in OPTIONS if has(kind, options)], ids=str
 )
 
 
@@ -34,7 +46,6 @@ def state_bytes(model: torch.nn.Module) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 
-@every_kind
 @every_option
 def test_deciding_is_pure_and_needs_no_weights(
     kind: str, options: dict[str, Any], tiny: Callable[..., LoadedModel]
@@ -48,14 +59,12 @@ def test_deciding_is_pure_and_needs_no_weights(
     assert decide(kind, on_meta, options_of("3/4", **options)) == plan
 
 
-@every_kind
 @every_option
 def test_json_both_ways(kind: str, options: dict[str, Any], tiny: Callable[..., LoadedModel]) -> None:
     plan = decide(kind, tiny(), options_of("3/4", **options))
     assert TransformPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-@every_kind
 @every_option
 def test_the_dry_run_is_the_real_run(kind: str, options: dict[str, Any], tiny: Callable[..., LoadedModel]) -> None:
     model = tiny()
@@ -69,22 +78,24 @@ def test_the_dry_run_is_the_real_run(kind: str, options: dict[str, Any], tiny: C
     assert kept == sum(planned.values())  # a kept weight of exactly 0 would be a draw in 2**24
 
 
-@every_kind
 @every_option
 @pytest.mark.parametrize("net", ["tiny_resnet", "tiny_mobilenet", "tiny_plain"])
 def test_every_promise_holds_on_the_file(kind: str, options: dict[str, Any], net: str, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
-    written = api.transform(f"nets:{net}", output, input_shape=SHAPE, kind=kind, sparsity="3/4", **options)
+    # Where no layer is sparse, ranks have to pay for a wider stem, and at 3/4 tiny_mobilenet's alone costs too much.
+    sparsity = "1/2" if net == "tiny_mobilenet" else "3/4"
+    written = api.transform(f"nets:{net}", output, input_shape=SHAPE, kind=kind, sparsity=sparsity, **options)
     assert written.plan is not None
     assert {claim.name for claim in written.certificate.claims} == set(written.plan.promises)
     assert written.certificate.held
-    assert ("same_function" in written.plan.promises) == (options.get("init") == "preserve")
+    of_the_function = {"same_function", "approximation"} & set(written.plan.promises)
+    assert len(of_the_function) == (options.get("init") == "preserve")
 
 
 @every_kind
 def test_sparsity_0_is_the_identity_bit_for_bit(kind: str, tiny: Callable[..., LoadedModel]) -> None:
     model = tiny()
-    for init in ("scratch", "preserve"):
+    for init in PLUGINS[kind].INITS:
         plan = decide(kind, model, options_of("0", init=init))
         new, masks = surgery.apply(model.module, plan)
         assert not plan.edits
@@ -99,7 +110,11 @@ def test_seeds(kind: str, tiny: Callable[..., LoadedModel]) -> None:
         state_bytes(surgery.apply(model.module, decide(kind, model, options_of("3/4", seed=s)))[0]) for s in (1, 1, 2)
     ]
     assert states[0] == states[1]
-    assert states[0]["layer1.conv1.weight"] != states[2]["layer1.conv1.weight"]
+    assert states[0].keys() == states[2].keys()
+    weights = {name for name in states[0] if name.startswith("layer1.conv1") and name.endswith("weight")}
+    drawn = {name for name in weights if states[0][name] != states[2][name]}
+    assert drawn
+    assert all("sigma" in name for name in weights - drawn)  # scales of norms start at 1
 
 
 @every_kind
@@ -112,4 +127,15 @@ def test_fixed_filters_and_layers_that_do_not_grow(kind: str, tmp_path: Path) ->
     assert written.plan is not None
     assert {layer.name: layer.role for layer in written.plan.layers}["over_channels"] == "kept"
     blur = artifact.load(output, arch="nets:tiny_blur").module.get_buffer("blur")
-    assert torch.equal(blur, torch.full((32, 1, 3, 3), 1 / 9))
+    assert blur.shape[0] in (16, 32)  # as wide as what it blurs
+    assert torch.equal(blur, torch.full_like(blur, 1 / 9))
+
+
+@every_kind
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_it_does_not_have_are_refused(
+    kind: str, options: dict[str, Any], tiny: Callable[..., LoadedModel]
+) -> None:
+    if not has(kind, options):
+        with pytest.raises(PlanError, match=f"the transform {kind} has no"):
+            decide(kind, tiny(), options_of("3/4", **options))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import initnets
 import pytest
 import torch
+from typer.testing import Result
 
+from sift_cli import surgery
+from sift_cli.core.plan import Architecture, InputSpec
 from sift_cli.errors import ModelError
 from sift_cli.flops import count_module
 from sift_cli.flops.paper_gpt import GptCount, block_weights, count_gpt, count_paper_gpt, overhead, overhead_note
+from sift_cli.models import LoadedModel
+from sift_cli.transforms import TransformOptions, decide
 
 SEQUENCES = 2_283_520  # 4460 steps of 512
 
@@ -73,6 +81,34 @@ def test_a_gpt2_that_is_read(width: int) -> None:
         formula = count_gpt(linear, layers=3, width=width, heads=4, vocabulary=50, length=20)
         found = count_paper_gpt(model, report)
         assert (found.total, found.convention, found.layers) == (formula.total, "paper-gpt", report.layers)
+
+
+@needs_transformers
+def test_a_wide_gpt2_is_read_from_what_is_counted() -> None:
+    """Half of the weights of four thirds of the width: the plan's kept weights, attention and logits at the width that
+    was solved for."""
+    tokens, specs = torch.zeros(1, 20, dtype=torch.int64), (InputSpec((1, 20), "int64", high=50),)
+    model = LoadedModel(initnets.gpt2().eval(), (tokens,), Architecture("factory", "initnets:gpt2"), {}, specs)
+    plan = decide("wide", model, TransformOptions(Fraction(3, 4)))
+    made = surgery.transform(model, plan)
+    report = count_module(made.module, model.inputs, counter="dispatch", nonzero=made.nonzero)
+    width = made.module.get_parameter("transformer.ln_f.weight").numel()
+    assert width == 96
+    kept = sum(layer.nonzero_after for layer in plan.layers if ".h." in layer.name)
+    formula = count_gpt(kept, layers=3, width=width, heads=4, vocabulary=50, length=20)
+    assert count_paper_gpt(made.module, report).total == formula.total
+
+
+@needs_transformers
+def test_the_command(sift: Callable[..., Result], tmp_path: Path) -> None:
+    initnets.gpt2().config.save_pretrained(tmp_path / "gpt2")
+    done = sift("flops", f"transformers:{tmp_path}/gpt2", "--input", "1x20", "--count", "paper-gpt", "--sequences", 1000, "--json")
+    formula = count_gpt(3 * block_weights(48, 192), layers=3, width=48, heads=4, vocabulary=50, length=20)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert (document["convention"], document["total"]) == ("paper-gpt", formula.total)
+    assert document["total_of_sequences"] == 1000 * formula.total
+    assert sift("flops", "nets:tiny_resnet", "--input", "1x3x8x8", "--count", "paper-gpt").exit_code == 4
 
 
 @needs_transformers

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,34 @@ def test_normal_and_uniform_fills_have_their_parameters() -> None:
     assert 0.999 < float(weight.max()) <= 1.0
 
 
+def test_a_truncated_normal_fill_is_the_conditional_distribution() -> None:
+    net = nn.Sequential(nn.Linear(500, 400))
+    filled, _ = apply_edits(net, [FillTensor("0.weight", "trunc_normal", 1.0, 0.5, seed=1)])
+    scaled = (filled[0].weight.detach().double() - 1.0) / 0.5  # type: ignore[index]
+    assert 1.999 < float(scaled.abs().max()) <= 2.000001
+    # Given |x| ≤ 2: variance 1 − 4 φ(2)/erf(√2), and P(|x| ≤ 1) = erf(√½)/erf(√2); to 5 standard errors.
+    variance = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))
+    assert abs(float(scaled.mean())) < 5 * (variance / 200_000) ** 0.5
+    share = math.erf(0.5**0.5) / math.erf(2**0.5)
+    assert abs(float((scaled.abs() <= 1).double().mean()) - share) < 5 * (share * (1 - share) / 200_000) ** 0.5
+
+
+def test_rows_can_be_filled_alone() -> None:
+    edits = [
+        FillTensor("0.weight", "normal", 0.0, 1.0, seed=1),
+        FillTensor("0.weight", "constant", 7.0, start=1, stop=2),
+    ]
+    whole, _ = apply_edits(nn.Sequential(nn.Linear(3, 4)), edits[:1])
+    rows, _ = apply_edits(nn.Sequential(nn.Linear(3, 4)), edits)
+    expected = whole[0].weight.detach().clone()  # type: ignore[index]
+    expected[1] = 7.0
+    assert torch.equal(rows[0].weight, expected)  # type: ignore[index]
+    # Rows drawn from a distribution of their own do not repeat what the first rows drew.
+    again = [FillTensor("0.weight", "normal", 0.0, 1.0, seed=1, start=start, stop=start + 2) for start in (0, 2)]
+    halves = apply_edits(nn.Sequential(nn.Linear(3, 4)), again)[0][0].weight  # type: ignore[index]
+    assert not torch.equal(halves[:2], halves[2:])
+
+
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
@@ -80,6 +109,7 @@ def test_normal_and_uniform_fills_have_their_parameters() -> None:
         (ResizeAxis("nowhere.weight", 0, 2, 3), "'nowhere.weight' that the model does not have"),
         (SetAttribute("0", "in_features", 4, 5), "but it is 3"),
         (SetAttribute("5", "in_features", 3, 5), "module '5'"),
+        (FillTensor("0.weight", "constant", stop=3), "rows up to 3"),
         (AttachMask("0.weight", 7, "random"), "keeps 7 weights"),
         (AttachMask("0.weight", 5, "block"), "its block has 6"),
     ],

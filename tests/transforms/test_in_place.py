@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -29,6 +31,11 @@ def plan_of(kind: str, model: LoadedModel, sparsity: str = "3/4", **options: Any
     return decide(kind, model, TransformOptions(Fraction(sparsity), **options))
 
 
+@functools.cache
+def cifar(kind: str, sparsity: str, **options: Any) -> TransformPlan:
+    return api.plan(CIFAR, kind=kind, sparsity=sparsity, **options)
+
+
 def parts(plan: TransformPlan, path: str) -> dict[str, PlannedLayer]:
     return {layer.name[len(path) + 1 :]: layer for layer in plan.layers if layer.name.startswith(f"{path}.")}
 
@@ -39,7 +46,7 @@ def parts(plan: TransformPlan, path: str) -> dict[str, PlannedLayer]:
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 @pytest.mark.parametrize("kind", SPARSE)
 def test_every_layer_costs_exactly_what_it_cost(kind: str, sparsity: str) -> None:
-    plan = api.plan(CIFAR, kind=kind, sparsity=sparsity)
+    plan = cifar(kind, sparsity)
     assert plan.macs_before == plan.macs_after == MACS
     assert len(plan.replaced) == 16
     for path in plan.replaced:
@@ -60,18 +67,18 @@ def inner(channels: int, taps: int = 9) -> tuple[int, int, int]:
 @pytest.mark.parametrize(("path", "channels"), [("layer1.0.conv1", 64), ("layer4.1.conv2", 512)])
 def test_the_papers_formulas(path: str, channels: int, sparsity: str) -> None:
     s, (d_in, d_out, dense) = Fraction(sparsity), inner(channels)
-    branches = parts(api.plan(CIFAR, kind="parallel", sparsity=sparsity), path)
+    branches = parts(cifar("parallel", sparsity), path)
     assert len(branches) == 1 / (1 - s)
     assert {branch.numel_after for branch in branches.values()} == {dense}
     assert all(abs(branch.nonzero_after - (1 - s) * dense) < 1 for branch in branches.values())
 
-    factors = parts(api.plan(CIFAR, kind="factorized", sparsity=sparsity), path)
+    factors = parts(cifar("factorized", sparsity), path)
     rank = math.ceil(dense / ((d_in + d_out) * (1 - s)))
     assert {name: part.numel_after for name, part in factors.items()} == {"u": d_in * rank, "v": rank * d_out}
     density = Fraction(dense, rank * (d_in + d_out))
     assert all(abs(part.nonzero_after - density * part.numel_after) < 1 for part in factors.values())
 
-    doped = parts(api.plan(CIFAR, kind="doped", sparsity=sparsity), path)
+    doped = parts(cifar("doped", sparsity), path)
     rank = math.floor(s * dense / (d_in + d_out))
     kept = {name: (part.nonzero_after, part.numel_after) for name, part in doped.items()}
     u, v = d_in * rank, rank * d_out
@@ -90,7 +97,7 @@ RELEASED = {
 
 @pytest.mark.parametrize(("kind", "sparsity", "share"), [(k, s, r) for k in SPARSE for s, r in zip(SPARSITIES, RELEASED[k], strict=True)])
 def test_the_counts_of_the_official_code(kind: str, sparsity: str, share: str) -> None:
-    plan = api.plan(CIFAR, kind=kind, sparsity=sparsity, compat="released")
+    plan = cifar(kind, sparsity, compat="released")
     assert f"{plan.macs_after / MACS:.3f}" == f"0{share}"
     model = load(CIFAR, weights=False)
     module, _ = surgery.apply(model.module, plan)
@@ -103,7 +110,7 @@ def test_the_official_sigmas() -> None:
     sigmas = {
         kind: {(e.arguments["norm"], e.arguments["activation"]) for e in plan.replaced.values()}
         for kind in SPARSE
-        for plan in [api.plan(CIFAR, kind=kind, sparsity="3/4", compat="released")]
+        for plan in [cifar(kind, "3/4", compat="released")]
     }
     assert sigmas == {"parallel": {(1, "identity")}, "factorized": {(1, "relu")}, "doped": {(0, "identity")}}
 
@@ -143,7 +150,8 @@ def test_layers_that_are_read_behind_their_back_stay(tiny: Tiny) -> None:
 
 
 def test_downsampling_shortcuts_of_torchvision() -> None:
-    pytest.importorskip("torchvision")
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("needs torchvision")
     for name, stages in (("resnet18", (2, 3, 4)), ("resnet50", (1, 2, 3, 4))):
         plan = api.plan(f"torchvision:{name}", kind="doped", sparsity="1/2")
         shortcuts = {layer.name for layer in plan.layers if layer.role == "shortcut"}
@@ -270,7 +278,7 @@ def test_a_sparsity_without_a_whole_number_of_branches(tiny: Tiny) -> None:
         ("parallel", {"width": Fraction(2)}, "the transform parallel has no option width"),
         ("parallel", {"init": "preserve", "nonlinearity": "act"}, "--nonlinearity act changes"),
         ("doped", {"init": "preserve", "compat": "released"}, "for training from scratch"),
-        ("lowrank", {"init": "preserve"}, "not defined for lowrank"),
+        ("lowrank", {"init": "preserve"}, "the transform lowrank has no --init preserve"),
     ],
 )
 def test_options_are_refused_and_not_ignored(kind: str, options: dict[str, Any], message: str, tiny: Tiny) -> None:
@@ -292,8 +300,8 @@ def test_sparsity_0_says_so(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_low_rank_costs_what_wide_costs(sparsity: str) -> None:
-    plan = api.plan(CIFAR, kind="lowrank", sparsity=sparsity)
-    wide = {layer.name: layer.numel_after for layer in api.plan(CIFAR, kind="wide", sparsity=sparsity).layers}
+    plan = cifar("lowrank", sparsity)
+    wide = {layer.name: layer.numel_after for layer in cifar("wide", sparsity).layers}
     width = {"1/2": 90, "3/4": 128, "9/10": 202}[sparsity]
     for path in plan.replaced:
         u, v = parts(plan, path)["u"], parts(plan, path)["v"]
@@ -307,12 +315,12 @@ def test_low_rank_costs_what_wide_costs(sparsity: str) -> None:
 
 
 def test_low_rank_by_the_formula() -> None:
-    plan = api.plan(CIFAR, kind="lowrank", sparsity="3/4", match="layer")
+    plan = cifar("lowrank", "3/4", match="layer")
     # D_in = 9·64, D_out = 64, k = 2: d = 36864 / (2 · 640).
     assert plan.replaced["layer1.0.conv1"].arguments["rank"] == 28
-    released = api.plan(CIFAR, kind="lowrank", sparsity="3/4", compat="released")
+    released = cifar("lowrank", "3/4", compat="released")
     assert released.replaced["layer1.0.conv1"].arguments["rank"] == 29  # rounded up
-    alone = api.plan(CIFAR, kind="lowrank", sparsity="0", width=Fraction(1))
+    alone = cifar("lowrank", "0", width=Fraction(1))
     assert alone.replaced["layer1.0.conv1"].arguments["rank"] == 57  # 36864 / 640
     assert not any(isinstance(edit, AttachMask) for edit in alone.edits)
     assert alone.macs_after <= MACS
