@@ -144,7 +144,7 @@ def command(
         "layer_sparsity": tuple(layer_sparsity or ()) or None,
         "only": tuple(only or ()) or None, "keep": tuple(keep or ()) or None,
     }  # fmt: skip
-    options = {
+    options: dict[str, Any] = {
         name: value.value if isinstance(value, StrEnum) else value for name, value in asked.items() if value is not None
     }
     # A plan names no file, so one that takes masks from a file is given that file again.

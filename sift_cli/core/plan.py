@@ -231,9 +231,9 @@ class PlannedLayer:
         name: Module path.
         op: "conv" or "linear".
         weight: Name of the weight tensor.
-        role: "sparse", "fixed" (sparse by a given number), "depthwise" (sparse by its own rule), "first", "last", "shortcut" (dense by default), "kept";
-            "replaced" for a layer that another was put in the place of, whose parts follow it, and "factor" for a
-            dense part.
+        role: "sparse", "fixed" (sparse by a given number), "depthwise" (sparse by its own rule), "first", "last",
+            "shortcut" (dense by default), "kept"; "replaced" for a layer that another was put in the place of, whose
+            parts follow it, and "factor" for a dense part.
         positions: Times each weight is used in a forward pass: output positions of a convolution, rows of a linear
             layer.
         numel_before, numel_after: Weights of the dense tensor, before and after; 0 where there is none.

@@ -247,7 +247,9 @@ def _hold_each(choices: Mapping[str, Choice], transform: str) -> None:
                 name,
                 f"{choice.nonzero:,} weights at its width and sparsity",
                 f"{choice.site.before:,}, which is what it had",
-                hint="leave out --multiple, which rounds widths up, or give it a higher --layer-sparsity",
+                hint=f"give it a higher --layer-sparsity '{name}=…'"
+                if choice.given
+                else f"its width was rounded up: leave out --multiple, or pass --layer-pattern '{name}=unstructured'",
             )
 
 

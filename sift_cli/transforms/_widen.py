@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from sift_cli.core.plan import Edit, FillTensor, ResizeAxis, SetAttribute
+from sift_cli.core.plan import Edit, FillTensor, ResizeAxis, SetAttribute, SetConfig
 from sift_cli.errors import Infeasible, PlanError
-from sift_cli.surgery import apply_edits
+from sift_cli.surgery import apply_edits, prove_config
 from sift_cli.transforms._options import TransformOptions
 from sift_cli.widths import (
     Attribute,
@@ -68,7 +68,17 @@ def widen(meta: nn.Module, inputs: Any, factor_squared: Fraction, options: Trans
     edits: list[Edit] = list(_resizes(meta, graph, sizes))
     _check_size(meta, edits)
     resized, _ = apply_edits(meta, edits)
-    edits += _attributes(meta, resized, graph, sizes)
+    became: dict[int, set[int]] = defaultdict(set)
+    for index, new in sizes.items():
+        became[graph.groups[index].size].add(new)
+    changes = prove_config(meta, resized, became)
+    if changes:
+        # The model's own constructor then says what follows from the widths: attributes, scales, tables of rotations.
+        kept = meta.state_dict()
+        edits = [edit for edit in edits if getattr(edit, "tensor", None) in kept]
+        edits.append(SetConfig(changes))
+    else:
+        edits += _attributes(meta, resized, graph, sizes)
     module, _ = apply_edits(meta, edits)
     before, after = output_shapes(meta, inputs), output_shapes(module, inputs)
     if before != after:
@@ -84,6 +94,9 @@ def _notes(graph: WidthGraph, edits: Sequence[Edit]) -> Iterator[str]:
         yield f"a relation between sizes was not understood: {text}"
     for group in graph.literals:
         yield f"{_named(group)} stays {group.size}: {_reason(group)}"
+    for edit in edits:
+        if isinstance(edit, SetConfig):
+            yield "the configuration says so too: " + ", ".join(f"{k} {new}" for k, (_, new) in edit.changes.items())
     computed: dict[tuple[str, float, float], list[str]] = defaultdict(list)
     for edit in edits:
         if isinstance(edit, SetAttribute) and isinstance(edit.old, float):

@@ -24,8 +24,8 @@ from sift_cli.models.calling import Inputs, call, map_inputs, primary, random_li
 from sift_cli.runtime import library_path, session
 from sift_cli.surgery import TransformedModel
 from sift_cli.verify.evidence import macs_claim, require
-from sift_cli.verify.onnx_counts import macs_by_weight
-from sift_cli.verify.probe import hidden_layers, lively
+from sift_cli.verify.onnx_counts import left_out, macs_by_weight
+from sift_cli.verify.probe import hidden_layers, lively, needless
 
 #: Largest difference between torch and onnxruntime in float32, as a part of the largest output.
 BOUND = 1e-4
@@ -74,7 +74,8 @@ def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
 
 def _macs(model: TransformedModel, path: Path) -> Claim:
     in_torch = count_module(model.module, model.inputs, counter="dispatch", nonzero=model.nonzero).sparse
-    in_graph = sum(macs_by_weight(count_onnx(path, dims=_lengths(model, path)), model.masks).values())
+    exported = macs_by_weight(count_onnx(path, dims=_lengths(model, path)), model.masks)
+    in_graph = sum((exported | left_out(model, exported)).values())
     return claim(
         macs_claim(model.plan),
         in_graph == model.plan.macs_after == in_torch,
@@ -94,7 +95,10 @@ def _lengths(model: TransformedModel, path: Path) -> dict[str, int]:
 
 def _cardinality(model: TransformedModel, path: Path) -> Claim:
     with open_checkpoint(path) as file:
-        same = [name for name, mask in model.masks.items() if name in file.tensors and _same_mask(file, name, mask)]
+        there = [name for name in model.masks if name in file.tensors]
+        same = [name for name in there if _same_mask(file, name, model.masks[name])]
+        if len(there) < len(model.masks):
+            same += needless(model.module, model.inputs, [name for name in model.masks if name not in there])
     return claim(
         "mask_cardinality",
         len(same) == len(model.masks),

@@ -34,6 +34,16 @@ def hidden_layers(module: nn.Module, inputs: Inputs, weights: Collection[str]) -
     ]
 
 
+def needless(module: nn.Module, inputs: Inputs, weights: Collection[str]) -> set[str]:
+    """Those of ``weights`` that no output a user means depends on, as a pooler behind the hidden states: an exported
+    graph does not have them."""
+    module = copy.deepcopy(module).requires_grad_(True)
+    total = sum(tensor.sum() for tensor in primary(call(module, inputs)))
+    parameters = [module.get_parameter(name) for name in weights]
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    return {name for name, gradient in zip(weights, gradients, strict=True) if gradient is None}
+
+
 def lively(module: nn.Module, inputs: Inputs) -> nn.Module:
     """A copy whose norms have random scales and shifts, BatchNorms also the statistics of a random batch; weights stay.
     """

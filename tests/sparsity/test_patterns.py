@@ -111,6 +111,8 @@ def test_block_keeps_the_heaviest_blocks_and_the_edge() -> None:
     expected = np.zeros((5, 6), bool)
     expected[4] = expected[2:4, 0:2] = expected[0:2, 0:2] = True  # of equal blocks the first
     assert np.array_equal(kept, expected)
+    kept[4, 5] = False
+    assert parse("block2x2").violations(Gemm((5, 6)), kept) == 1
 
 
 def test_a_weight_that_is_not_a_number_counts_as_0() -> None:
@@ -164,14 +166,14 @@ def test_transposable_is_the_best_of_an_integer_program_at_the_edges_too(text: s
     pattern: Any = parse(text)
     random = np.random.default_rng(0)
     size = pattern.group
-    for height, width in [(size, size), (size, size), (size, 3), (2, size), (3, 2), (1, size), (4, 4), (1, 1)]:
+    for height, width in [(size, size), (size, 3), (2, size), (3, 2), (1, size), (4, 4), (1, 1)]:
         bounds = pattern.bounds(height, width)
-        gains = random.integers(0, 1000, (height, width))
-        best = _tiles.best(gains[None], bounds)[0]
-        assert best.sum() == bounds.total
-        assert best.sum(axis=1).max(initial=0) <= bounds.row
-        assert best.sum(axis=0).max(initial=0) <= bounds.column
-        assert int(gains[best].sum()) == by_integer_program(gains, bounds)
+        gains = random.integers(0, 1000, (12, height, width))
+        for tile, best in zip(gains, _tiles.best(gains, bounds), strict=True):
+            assert best.sum() == bounds.total
+            assert best.sum(axis=1).max() <= bounds.row
+            assert best.sum(axis=0).max() <= bounds.column
+            assert int(tile[best].sum()) == by_integer_program(tile, bounds)
 
 
 def plain_greedy(gains: np.ndarray, keep: int) -> np.ndarray:
