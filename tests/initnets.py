@@ -109,6 +109,21 @@ class Choosy(nn.Module):
         return self.fc(x)
 
 
+class Tied(nn.Module):
+    """Ties its head to its embedding after both were initialised: the same calls made now would write it twice."""
+
+    def __init__(self, d: int = 48) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, d)
+        self.head = nn.Linear(d, 10, bias=False)
+        self.initialise()
+        self.head.weight = self.embedding.weight
+
+    def initialise(self) -> None:
+        self.embedding.weight.data.normal_(0.0, self.embedding.embedding_dim**-0.5)
+        self.head.weight.data.zero_()
+
+
 def cut() -> nn.Module:
     """Normal draws cut off: where it matters, where it does not, and where it matters at another place."""
     layers = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(3))
@@ -119,6 +134,10 @@ def cut() -> nn.Module:
 
 def computed(d: int = 48) -> nn.Module:
     return Computed(d)
+
+
+def tied(d: int = 48) -> nn.Module:
+    return Tied(d)
 
 
 def untold(d: int = 48) -> nn.Module:

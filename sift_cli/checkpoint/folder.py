@@ -128,10 +128,10 @@ def _index(path: Path) -> dict[str, Path]:
     if not items:
         raise Malformed(path, "its weight_map", "it is empty")
     for name, shard in items.items():
-        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard or shard.startswith("."):
+        if not isinstance(shard, str) or not shard.strip(".") or Path(shard).name != shard or "\\" in shard:
             raise Malformed(
                 path, f"tensor {name!r}", f"its shard {str(shard)[:60]!r} is not the name of a file beside it"
             )
-        if shard.endswith(".json"):
+        if shard.endswith(".json") or (path.parent / shard).is_dir():
             raise Malformed(path, f"tensor {name!r}", f"its shard {shard[:60]!r} is no file of tensors")
     return {name: path.parent / shard for name, shard in items.items()}

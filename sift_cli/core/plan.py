@@ -158,11 +158,12 @@ class FillTensor:
 
     Attributes:
         tensor: Name of the tensor.
-        distribution: "normal" (a = mean, b = standard deviation), "trunc_normal" (the same, and draws that are more than
-            two standard deviations off are drawn again), "uniform" (from a to b), "constant" (a), or "repeat" (what grew along ``grown_axis`` repeats the old slices, which all have to be equal: a blur filter's). In a
-            layer that was put in the place of another also "original" (that one's tensor of the same name), "svd_u" and
-            "svd_v" (the two factors of the best approximation to that one's weight that the rest of the new layer
-            leaves to them).
+        distribution: "normal" (a = mean, b = standard deviation), "trunc_normal" (the same, and draws more than two
+            standard deviations off are drawn again), "uniform" (from a to b), "constant" (a), or "repeat" (what grew
+            along ``grown_axis`` repeats the old slices, which all have to be equal: a blur filter's). In a layer that
+            was put in the place of another also "original" (that one's tensor of the same name), "svd_u" and "svd_v"
+            (the two factors of the best approximation to that one's weight that the rest of the new layer leaves to
+            them).
         a, b: Parameters of the distribution.
         grown_axis: None fills the whole tensor; an axis fills only the entries that the plan adds along it.
         seed: Seed of the draw; 0 for "constant".

@@ -59,14 +59,12 @@ class Replaced:
         path = next((path for path in self._originals if edit.tensor.startswith(f"{path}.")), None)
         if path is None:
             raise PlanError(f"the plan fills {edit.tensor!r} from a layer that it does not replace")
-        match edit.distribution:
-            case "svd_u":
-                values = self._svd(path)[0]
-            case "svd_v":
-                values = self._svd(path)[1]
-            case _:
-                take = bias_of if edit.tensor.endswith(".bias") else weight_of
-                values = take(self._originals[path])
+        values: Tensor | None
+        if edit.distribution == "original":
+            take = bias_of if edit.tensor.endswith(".bias") else weight_of
+            values = take(self._originals[path])
+        else:
+            values = self._svd(path)[edit.distribution == "svd_v"]
         if values is None or values.numel() != tensor.numel() or values.shape[0] != tensor.shape[0]:
             raise PlanError(f"the plan fills {edit.tensor!r} with values that {path!r} does not have in this shape")
         with torch.no_grad():
@@ -76,8 +74,9 @@ class Replaced:
         """The factors for what the rest of the new layer leaves of the old weight; until they are filled they are 0."""
         if path not in self._factors:
             new = self._module.get_submodule(path)
-            if not isinstance(new, Replacement) or not isinstance(getattr(new, "u", None), nn.Module):
+            u = getattr(new, "u", None)
+            if not isinstance(new, Replacement) or not isinstance(u, nn.Module):
                 raise PlanError(f"the plan factorizes {path!r}, whose new layer has no factors")
             residual = weight_of(self._originals[path]).flatten(1) - new.matrix()
-            self._factors[path] = truncated_svd(residual, new.u.get_parameter("weight").shape[0])
+            self._factors[path] = truncated_svd(residual, u.get_parameter("weight").shape[0])
         return self._factors[path]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from torch import nn
 
@@ -31,6 +31,8 @@ from sift_cli.transforms._targets import Dense, sort
 
 #: Options that the kinds of this family understand.
 OPTIONS = frozenset({"nonlinearity", "compat"})
+#: What a tensor takes over from the layer that was there.
+Take: TypeAlias = Literal["original", "svd_u", "svd_v"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Choice:
 
     arguments: Mapping[str, int]
     nonzero: Mapping[str, int] = field(default_factory=dict)
-    takes: Mapping[str, Literal["original", "svd_u", "svd_v"]] = field(default_factory=dict)
+    takes: Mapping[str, Take] = field(default_factory=dict)
 
 
 class Keeps(NamedTuple):

@@ -64,7 +64,10 @@ def widen(meta: nn.Module, inputs: Any, factor_squared: Fraction, options: Trans
     """
     graph = trace_widths(meta, inputs)
     _check(meta, graph, options)
-    sizes = solve_widths(graph, factor_squared, multiple=options.multiple, given=_given(meta, graph, options))
+    sizes = solve_widths(
+        graph, factor_squared, multiple=options.multiple, given=_given(meta, graph, options),
+        down=options.pattern != "unstructured",
+    )  # fmt: skip
     edits: list[Edit] = list(_resizes(meta, graph, sizes))
     _check_size(meta, edits)
     resized, _ = apply_edits(meta, edits)
@@ -219,12 +222,29 @@ def _attributes(
     }
     for path, child in wide.named_modules():
         changed |= {Attribute(path, name): size for name, size in _repeated(path, child, changed)}
+    changed |= dict(_told(graph, sizes))
     modules = dict(module.named_modules())
     for attribute, new in changed.items():
         old = _get(modules[attribute.module], attribute)
         if old != new:
             yield SetAttribute(attribute.module, attribute.name, old, new, attribute.element)
     yield from _computed(module, graph, sizes)
+
+
+#: What models tell about their width and do not use in their forward pass: timm's ``reset_classifier`` does.
+_TOLD = frozenset({"num_features", "head_hidden_size", "inplanes", "embed_dim"})
+
+
+def _told(graph: WidthGraph, sizes: Mapping[int, int]) -> Iterator[tuple[Attribute, int]]:
+    """Such attributes, where all widths of that size become the same."""
+    became: dict[int, set[int]] = defaultdict(set)
+    for index, group in enumerate(graph.groups):
+        if group.axes:
+            became[group.size].add(sizes.get(index, group.size))
+    for group in graph.groups:
+        for attribute in group.attributes:
+            if group.face is Face.FREE and attribute.name in _TOLD and len(became[group.size]) == 1:
+                yield attribute, next(iter(became[group.size]))
 
 
 def _get(module: nn.Module, attribute: Attribute) -> int:

@@ -11,7 +11,8 @@ from sift_cli.core.plan import TransformPlan
 from sift_cli.models import LoadedModel
 from sift_cli.transforms import _replace
 from sift_cli.transforms._options import TransformOptions
-from sift_cli.transforms._replace import Choice, Dense, Keeps, Kind, decide_in_place, each, nothing, released_count
+from sift_cli.transforms._replace import Choice, Keeps, Kind, Take, decide_in_place, each, nothing, released_count
+from sift_cli.transforms._targets import Dense
 
 #: Options it understands beyond those of all transforms.
 OPTIONS = _replace.OPTIONS
@@ -35,8 +36,10 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         if options.compat:
             sizes = {"theta": target.weights, "u": rank * target.inputs, "v": rank * target.outputs}
             kept = {f"{name}.weight": released_count(options, size) for name, size in sizes.items()}
-        takes = {"theta.weight": "original", "u.weight": "svd_u", "v.weight": "svd_v"}
-        return Choice({"rank": rank}, kept, takes | ({"v.bias": "original"} if target.biased else {}))
+        takes: dict[str, Take] = {"theta.weight": "original", "u.weight": "svd_u", "v.weight": "svd_v"}
+        if target.biased:
+            takes["v.bias"] = "original"
+        return Choice({"rank": rank}, kept, takes)
 
     chosen = each(choose) if options.sparsity else nothing
     return decide_in_place(model, options, Kind("doped", "doped", chosen, "none", Keeps("topk", "approximation")))

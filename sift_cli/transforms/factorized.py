@@ -14,7 +14,8 @@ from sift_cli.models import LoadedModel
 from sift_cli.transforms import _replace
 from sift_cli.transforms._budget import Cost, spend
 from sift_cli.transforms._options import TransformOptions
-from sift_cli.transforms._replace import Choice, Dense, Keeps, Kind, decide_in_place, each, nothing, released_count
+from sift_cli.transforms._replace import Choice, Keeps, Kind, Take, decide_in_place, each, nothing, released_count
+from sift_cli.transforms._targets import Dense
 
 #: Options it understands beyond those of all transforms.
 OPTIONS = _replace.OPTIONS
@@ -38,7 +39,9 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
             kept = {name: released_count(options, size) for name, size in sizes.items()}
         else:
             kept = spend(target.weights, {name: Cost(size, 1) for name, size in sizes.items()}, transform="factorized")
-        takes = {"u.weight": "svd_u", "v.weight": "svd_v"} | ({"v.bias": "original"} if target.biased else {})
+        takes: dict[str, Take] = {"u.weight": "svd_u", "v.weight": "svd_v"}
+        if target.biased:
+            takes["v.bias"] = "original"
         return Choice({"rank": rank}, kept, takes)
 
     chosen = each(choose) if options.sparsity else nothing

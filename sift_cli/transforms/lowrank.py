@@ -21,7 +21,8 @@ from sift_cli.models.calling import Inputs
 from sift_cli.transforms import _replace
 from sift_cli.transforms._budget import Cost, spend
 from sift_cli.transforms._options import TransformOptions
-from sift_cli.transforms._replace import Base, Choice, Dense, Kind, decide_in_place, nothing
+from sift_cli.transforms._replace import Base, Choice, Kind, decide_in_place, nothing
+from sift_cli.transforms._targets import Dense
 from sift_cli.transforms._widen import widen
 
 #: Options it understands beyond those of all transforms.

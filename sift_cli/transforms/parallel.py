@@ -15,7 +15,8 @@ from sift_cli.errors import PlanError
 from sift_cli.models import LoadedModel
 from sift_cli.transforms import _replace
 from sift_cli.transforms._options import TransformOptions
-from sift_cli.transforms._replace import Choice, Dense, Keeps, Kind, decide_in_place, each, nothing, released_count
+from sift_cli.transforms._replace import Choice, Keeps, Kind, Take, decide_in_place, each, nothing, released_count
+from sift_cli.transforms._targets import Dense
 
 #: Options it understands beyond those of all transforms.
 OPTIONS = _replace.OPTIONS | {"snap"}
@@ -39,7 +40,8 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
             kept = [released_count(options, target.weights)] * branches
         else:
             kept = [(j + 1) * target.weights // branches - j * target.weights // branches for j in range(branches)]
-        takes = dict.fromkeys([*names, *(["branches.0.bias"] if target.biased else [])], "original")
+        biases = ["branches.0.bias"] if target.biased else []
+        takes: dict[str, Take] = dict.fromkeys([*names, *biases], "original")
         return Choice({"branches": branches}, dict(zip(names, kept, strict=True)), takes)
 
     chosen = each(choose) if options.sparsity else nothing

@@ -26,6 +26,7 @@ def solve_widths(
     *,
     multiple: int | None = None,
     given: Mapping[int, int] | None = None,
+    down: bool = False,
 ) -> dict[int, int]:
     """New size of every group that scales, by its index in ``graph.groups``.
 
@@ -37,6 +38,7 @@ def solve_widths(
         factor_squared: k², exact; 1/(1−s) for Sparse Wide.
         multiple: Make widths that no relation ties a multiple of this, rounded to the nearest.
         given: Sizes that are decided already, by index.
+        down: Round down with attention, too: masks of a fixed density then never cost more than the dense layer.
 
     Raises:
         Infeasible: The relations have no integer solution near the factor, or none with the sizes given.
@@ -44,7 +46,7 @@ def solve_widths(
     given = given or {}
     scaling = {index: group.size for index, group in enumerate(graph.groups) if group.scales}
     divisor = math.gcd(*(size for index, size in scaling.items() if index not in given)) if scaling else 0
-    nearest = bool(graph.attention)
+    nearest = bool(graph.attention) and not down
     tied = any(index in given for relation in graph.relations for index in relation)
     if multiple is None and divisor >= MINIMUM_DIVISOR and not tied:
         ratio = _rounded(divisor, factor_squared, None, nearest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 
 from sift_cli import api, registry, surgery
 from sift_cli.core.plan import AttachMask, TransformPlan
-from sift_cli.models import LoadedModel, load
 from sift_cli.errors import PlanError
+from sift_cli.models import LoadedModel, load
 from sift_cli.transforms import TransformOptions, decide, kinds
 from sift_cli.transforms._options import COMMON
 
@@ -21,7 +22,7 @@ SHAPE = (1, 3, 8, 8)
 PLUGINS = registry.discover("sift_cli.transforms")
 OPTIONS: list[dict[str, Any]] = [
     {}, {"match": "layer"}, {"init": "preserve"}, {"match": "layer", "init": "preserve"}, {"multiple": 8},
-    {"nonlinearity": "none"}, {"nonlinearity": "norm-act"}, {"compat": "released"}, {"width": 2},
+    {"nonlinearity": "norm-act"}, {"compat": "released"}, {"width": Fraction(5, 4)},
 ]  # fmt: skip
 
 
@@ -37,8 +38,6 @@ every_option = pytest.mark.parametrize(
 
 
 def options_of(sparsity: str, **given: Any) -> TransformOptions:
-    from fractions import Fraction
-
     return TransformOptions(Fraction(sparsity), **given)
 
 

@@ -102,7 +102,8 @@ def test_a_wide_gpt2_is_read_from_what_is_counted() -> None:
 @needs_transformers
 def test_the_command(sift: Callable[..., Result], tmp_path: Path) -> None:
     initnets.gpt2().config.save_pretrained(tmp_path / "gpt2")
-    done = sift("flops", f"transformers:{tmp_path}/gpt2", "--input", "1x20", "--count", "paper-gpt", "--sequences", 1000, "--json")
+    source = f"transformers:{tmp_path}/gpt2"
+    done = sift("flops", source, "--input", "1x20", "--count", "paper-gpt", "--sequences", 1000, "--json")
     formula = count_gpt(3 * block_weights(48, 192), layers=3, width=48, heads=4, vocabulary=50, length=20)
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)

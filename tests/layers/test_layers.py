@@ -69,8 +69,8 @@ def made(name: str, original: nn.Module, **arguments: Any) -> nn.Module:
 
 
 def product(original: nn.Module, matrix: torch.Tensor, x: torch.Tensor) -> np.ndarray:
-    """``matrix`` (outputs, inputs · taps) on the patches of ``x`` that ``original`` looks at: one product for each tap of
-    the kernel, on an array shifted by it. Channels come out where ``original`` has them."""
+    """``matrix`` (outputs, inputs · taps) on the patches of ``x`` that ``original`` looks at: one product for each tap
+    of the kernel, on an array shifted by it. Channels come out where ``original`` has them."""
     weight, array = matrix.numpy(), x.numpy()
     if not hasattr(original, "kernel_size"):
         return array @ weight.T
@@ -139,7 +139,9 @@ def expected(name: str, layer: Any, original: nn.Module, x: torch.Tensor) -> np.
 
 @every_layer
 @pytest.mark.parametrize("original", ORIGINALS.values(), ids=ORIGINALS.keys())
-@pytest.mark.parametrize("after", [LINEAR, {"norm": 0, "activation": "relu"}, {"norm": 1, "activation": "relu"}], ids=str)
+@pytest.mark.parametrize(
+    "after", [LINEAR, {"norm": 0, "activation": "relu"}, {"norm": 1, "activation": "relu"}], ids=str
+)
 def test_it_computes_what_the_paper_says(name: str, original: Any, after: dict[str, Any]) -> None:
     torch.manual_seed(0)
     dense = original()

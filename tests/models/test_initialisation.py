@@ -227,7 +227,7 @@ WIDER = [
     ("timm:vit_tiny_patch16_224", {"embed_dim": 384}, {"weight_init": "jax"}),
     ("timm:convnext_atto", {"dims": (80, 160, 320, 640)}, {}),
     *((f"initnets:{name}", {"d": 96}, {}) for name in
-      ("gpt2", "bert", "llama", "t5", "clip", "recurrent", "encoder", "computed", "choosy")),
+      ("gpt2", "bert", "llama", "t5", "clip", "recurrent", "encoder", "computed", "choosy", "tied")),
 ]  # fmt: skip
 
 

@@ -155,9 +155,9 @@ def test_a_base_model_goes_into_a_head_and_what_is_missing_is_told(folders: dict
 
 
 def test_what_the_model_does_not_use_is_told(folders: dict[str, Path]) -> None:
-    folder = folders["t5"]
-    loaded = load(folder, arch=f"transformers:{folder}/T5EncoderModel")
-    assert any("the model does not use decoder." in note for note in loaded.provenance["notes"])
+    folder = folders["llama"]
+    loaded = load(folder, arch=f"transformers:{folder}/LlamaModel")
+    assert loaded.provenance["notes"] == ["the model does not use lm_head.weight of the checkpoint"]
 
 
 def test_code_in_a_folder_is_never_run(gpt2: Path, tmp_path: Path) -> None:

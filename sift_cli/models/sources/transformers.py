@@ -177,11 +177,14 @@ def load(name: str, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
 
     cls, settings = _class(name), _quiet_settings(config)
     state = {key: torch.from_numpy(array) for key, array in tensors.items()}
-    with _alone():
-        model, about = cls.from_pretrained(
-            None, config=settings, state_dict=state, dtype=torch.float32, output_loading_info=True,
-            ignore_mismatched_sizes=True, local_files_only=True,
-        )  # fmt: skip
+    try:
+        with _alone():
+            model, about = cls.from_pretrained(
+                None, config=settings, state_dict=state, dtype=torch.float32, output_loading_info=True,
+                ignore_mismatched_sizes=True, local_files_only=True,
+            )  # fmt: skip
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        raise ModelError(f"transformers:{name} does not build with this configuration: {_line(error)}") from error
     missing, other = sorted(about["missing_keys"]), sorted(about["mismatched_keys"])
     if missing or other:
         what = f"lacks {_some(missing)}" if missing else f"has another shape of {_some([str(one[0]) for one in other])}"
