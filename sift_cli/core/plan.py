@@ -92,12 +92,20 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class ResizeAxis:
-    """Grow one axis of a tensor. Old values stay in the leading block, what is new is 0 until something fills it."""
+    """Grow one axis of a tensor. Old values stay in the leading part, what is new is 0 until something fills it.
+
+    Attributes:
+        tensor: Name of the tensor.
+        axis: Which axis.
+        old, new: Its size before and after.
+        parts: Equal parts that grow on their own, as the heads in an axis of (heads, size of a head).
+    """
 
     tensor: str
     axis: int
     old: int
     new: int
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -167,18 +175,22 @@ class FillTensor:
         a, b: Parameters of the distribution.
         grown_axis: None fills the whole tensor; an axis fills only the entries that the plan adds along it.
         seed: Seed of the draw; 0 for "constant".
-        start, stop: Fill these rows only (axis 0), as the row of an embedding that stands for padding; all of them
-            where ``stop`` is None.
+        start, stop: Fill these rows only, as the row of an embedding that stands for padding; all of them where
+            ``stop`` is None.
+        axis: Which axis counts rows.
     """
 
     tensor: str
-    distribution: Literal["normal", "trunc_normal", "uniform", "constant", "repeat", "original", "svd_u", "svd_v"]
+    distribution: Literal[
+        "normal", "trunc_normal", "uniform", "constant", "repeat", "scale", "original", "svd_u", "svd_v"
+    ]
     a: float = 0.0
     b: float = 0.0
     grown_axis: int | None = None
     seed: int = 0
     start: int = 0
     stop: int | None = None
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -219,7 +231,7 @@ _EDITS: dict[str, type] = {
     "attach_mask": AttachMask,
 }
 _NAMES = {cls: name for name, cls in _EDITS.items()}
-_DISTRIBUTIONS = ("normal", "trunc_normal", "uniform", "constant", "repeat", "original", "svd_u", "svd_v")
+_DISTRIBUTIONS = ("normal", "trunc_normal", "uniform", "constant", "repeat", "scale", "original", "svd_u", "svd_v")
 #: No axis is longer.
 _MAX_SIZE = 2**31 - 1
 
@@ -327,13 +339,14 @@ class TransformPlan:
         _require(options["match"] in ("model", "layer") and options["init"] in ("scratch", "preserve"), options)
         _require(type(options["seed"]) is int and 0 <= options["seed"] < 2**63, options)
         parse_sparsity(self.sparsity)
-        names = {spec.name for spec in self.inputs}
-        _require(0 < len(self.inputs) <= 16 and (names == {None} or None not in names), self.inputs)
-        _require(names == {None} or len(names) == len(self.inputs), self.inputs)
+        keywords = {spec.name for spec in self.inputs}
+        _require(0 < len(self.inputs) <= 16 and (keywords == {None} or None not in keywords), self.inputs)
+        _require(keywords == {None} or len(keywords) == len(self.inputs), self.inputs)
         for edit in self.edits:
             match edit:
                 case ResizeAxis():
                     _require(0 <= edit.axis < 8 and 1 <= edit.old <= edit.new <= _MAX_SIZE, edit)
+                    _require(edit.parts >= 1 and edit.old % edit.parts == edit.new % edit.parts == 0, edit)
                 case SetAttribute():
                     names = edit.attribute.split(".")
                     _require(len(names) <= 2 and not any(name.startswith("_") for name in names), edit)
@@ -354,9 +367,9 @@ class TransformPlan:
                     _require(edit.distribution in _DISTRIBUTIONS, edit)
                     _require(math.isfinite(edit.a) and math.isfinite(edit.b) and edit.b >= min(edit.a, 0.0), edit)
                     _require(edit.grown_axis is None or 0 <= edit.grown_axis < 8, edit)
-                    _require(0 <= edit.seed < 2**63, edit)
+                    _require(0 <= edit.seed < 2**63 and 0 <= edit.axis < 8, edit)
                     _require(0 <= edit.start <= _MAX_SIZE and edit.start < (edit.stop or _MAX_SIZE + 1), edit)
-                    _require((edit.start, edit.stop) == (0, None) or edit.grown_axis is None, edit)
+                    _require((edit.start, edit.stop, edit.axis) == (0, None, 0) or edit.grown_axis is None, edit)
                 case AttachMask():
                     _require(edit.rule in ("random", "block", "topk", "partition", "file"), edit)
                     _require(edit.pattern == "unstructured" or edit.rule in ("random", "topk", "file"), edit)

@@ -13,7 +13,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-_ARITHMETIC = frozenset("Add Cast Concat Constant Div Gather Identity Mul Range Slice Squeeze Sub Unsqueeze".split(" "))
+_OPERATORS = "Add Cast Concat Constant Div Gather Identity Mul Range Slice Squeeze Sub Unsqueeze"
+_ARITHMETIC = frozenset(_OPERATORS.split())
 #: Numbers of a result; sizes are few, positions are as many as tokens.
 _MOST = 2**16
 

@@ -32,22 +32,25 @@ def call(module: nn.Module | Callable[..., Any], inputs: Inputs) -> Any:
 
 @contextlib.contextmanager
 def _one_sequence(inputs: Inputs) -> Iterator[None]:
-    """Without transformers' search for several sequences in one sample, which can only be there where positions are an
-    input.
+    """Without what transformers' models look for in the values of their tokens: padding to warn of, and several
+    sequences in one sample, which can only be there where positions are an input.
 
-    It reads values, which meta tensors do not have, and in a traced graph, where it may not read them, it becomes a mask
+    Meta tensors have no values, and in a traced graph, where they may not be read, the search becomes a mask that is
     gathered by positions, whose shape ONNX does not infer.
     """
-    masking = sys.modules.get("transformers.masking_utils")
-    search = getattr(masking, "find_packed_sequence_indices", None)
-    if search is None or (isinstance(inputs, Mapping) and "position_ids" in inputs):
-        yield
-        return
-    masking.__dict__["find_packed_sequence_indices"] = lambda position_ids: None
+    masking, modeling = (sys.modules.get(f"transformers.{name}") for name in ("masking_utils", "modeling_utils"))
+    kind = getattr(modeling, "PreTrainedModel", None)
+    searches = [(kind, "warn_if_padding_and_no_attention_mask")]
+    if not (isinstance(inputs, Mapping) and "position_ids" in inputs):
+        searches.append((masking, "find_packed_sequence_indices"))
+    found = [(where, name, getattr(where, name)) for where, name in searches if hasattr(where, name)]
     try:
+        for where, name, _ in found:
+            setattr(where, name, lambda *args: None)
         yield
     finally:
-        masking.__dict__["find_packed_sequence_indices"] = search
+        for where, name, search in found:
+            setattr(where, name, search)
 
 
 def tensors_of(inputs: Inputs) -> tuple[Tensor, ...]:

@@ -45,10 +45,18 @@ def random_mask(shape: tuple[int, ...], nonzero: int, *, seed: int, name: str) -
     return Mask.from_bool(lowest(random_keys(shape, seed=seed, name=name), nonzero), rule="random", seed=seed)
 
 
-def block_mask(shape: tuple[int, ...], block: tuple[int, ...]) -> Mask:
-    """A mask that keeps the leading block of a tensor: the weights that it had before it grew."""
-    kept = np.zeros(shape, np.bool_)
-    kept[tuple(slice(0, size) for size in block)] = True
+def block_mask(shape: tuple[int, ...], block: tuple[int, ...], parts: tuple[int, ...] | None = None) -> Mask:
+    """A mask that keeps the leading block of a tensor: the weights that it had before it grew.
+
+    Args:
+        shape: Shape of the tensor.
+        block: Shape of what is kept.
+        parts: For each axis the number of equal parts whose leading parts are kept; 1 by default.
+    """
+    kept = np.ones(shape, np.bool_)
+    for axis, (size, old, part) in enumerate(zip(shape, block, parts or (1,) * len(shape), strict=True)):
+        along = np.arange(size) % (size // part) < old // part
+        kept &= along.reshape([-1 if axis == other else 1 for other in range(len(shape))])
     return Mask.from_bool(kept, rule="block")
 
 

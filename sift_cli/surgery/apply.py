@@ -25,9 +25,10 @@ from sift_cli.core.plan import (
 )
 from sift_cli.core.seeds import generator
 from sift_cli.errors import PlanError
-from sift_cli.sparsity.draw import block_mask, partition_mask
+from sift_cli.sparsity.draw import partition_mask
 from sift_cli.sparsity.patterns import Gemm, Pattern, parse
 from sift_cli.surgery.configured import rebuilt
+from sift_cli.surgery.growth import Growth
 from sift_cli.surgery.replace import Replaced
 
 
@@ -54,7 +55,7 @@ def apply_edits(
     """Carry out ``edits`` in order on a copy of ``module``; see :func:`apply`."""
     edits = tuple(edits)
     result = copy.deepcopy(module)
-    old_shapes = _resize(result, [edit for edit in edits if isinstance(edit, ResizeAxis)])
+    growths = _resize(result, [edit for edit in edits if isinstance(edit, ResizeAxis)])
     masks: dict[str, Mask] = {}
     replaced = Replaced(result)
     for edit in edits:
@@ -71,14 +72,14 @@ def apply_edits(
                 if edit.distribution in Replaced.DISTRIBUTIONS and not tensor.is_meta:
                     replaced.fill(tensor, edit)
                 elif not tensor.is_meta:
-                    _fill(tensor, edit, old_shapes.get(edit.tensor, tuple(tensor.shape)))
+                    _fill(tensor, edit, growths.get(edit.tensor) or Growth.none(edit.tensor, tensor.shape))
             case AttachMask():
                 tensor = _tensor(result, edit.tensor)
                 if not tensor.is_meta:
                     if edit.rule == "file":
                         mask = _given(edit, tensor, given or {})
                     else:
-                        mask = _mask(edit, tensor, old_shapes.get(edit.tensor, tuple(tensor.shape)))
+                        mask = _mask(edit, tensor, growths.get(edit.tensor) or Growth.none(edit.tensor, tensor.shape))
                     with torch.no_grad():
                         # Selected, not multiplied: 0 × NaN is NaN and 0 × −1 is −0.
                         tensor.masked_fill_(torch.from_numpy(~mask.to_bool()), 0.0)
@@ -98,30 +99,18 @@ def _tensor(module: nn.Module, name: str) -> torch.Tensor:
     return tensor
 
 
-def _resize(module: nn.Module, edits: list[ResizeAxis]) -> dict[str, tuple[int, ...]]:
-    """Grow tensors; a tensor that is tied to others grows once and stays tied. Returns the old shapes."""
+def _resize(module: nn.Module, edits: list[ResizeAxis]) -> dict[str, Growth]:
+    """Grow tensors; a tensor that is tied to others grows once and stays tied. Returns how each grew."""
     by_tensor: dict[str, list[ResizeAxis]] = defaultdict(list)
     for edit in edits:
         by_tensor[edit.tensor].append(edit)
     grown: dict[int, torch.Tensor] = {}
-    old_shapes: dict[str, tuple[int, ...]] = {}
+    growths: dict[str, Growth] = {}
     for name, axes in by_tensor.items():
         old = _tensor(module, name)
-        shape = list(old.shape)
-        for edit in axes:
-            if not 0 <= edit.axis < len(shape) or shape[edit.axis] != edit.old or edit.new < edit.old:
-                raise PlanError(
-                    f"the plan grows axis {edit.axis} of {name!r} from {edit.old} to {edit.new}, "
-                    f"but its shape is {tuple(old.shape)}"
-                )
-            shape[edit.axis] = edit.new
-        try:
-            new = torch.zeros(shape, dtype=old.dtype, device=old.device)
-        except RuntimeError:
-            raise PlanError(f"the plan makes {name!r} {shape}, for which there is not the memory") from None
-        new[tuple(slice(0, size) for size in old.shape)] = old.detach()
+        growths[name] = Growth.of(name, old.shape, axes)
+        new = growths[name].place(old)
         grown[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-        old_shapes[name] = tuple(old.shape)
     for child in module.modules():
         for holder in (child._parameters, child._buffers):
             for key, tensor in holder.items():
@@ -129,7 +118,7 @@ def _resize(module: nn.Module, edits: list[ResizeAxis]) -> dict[str, tuple[int, 
                     holder[key] = grown[id(tensor)]  # type: ignore[assignment]
         if isinstance(child, nn.RNNBase):  # keeps its parameters a second time, in a list
             child._flat_weights = [getattr(child, name) for name in child._flat_weights_names]
-    return old_shapes
+    return growths
 
 
 def _set_attribute(module: nn.Module, edit: SetAttribute) -> None:
@@ -156,20 +145,23 @@ def _set_attribute(module: nn.Module, edit: SetAttribute) -> None:
         setattr(holder, name, edit.new)
 
 
-def _fill(tensor: torch.Tensor, edit: FillTensor, old_shape: tuple[int, ...]) -> None:
+def _fill(tensor: torch.Tensor, edit: FillTensor, growth: Growth) -> None:
     region: torch.Tensor = tensor.detach()
+    axis = edit.axis if edit.grown_axis is None else edit.grown_axis
+    if axis >= max(region.dim(), 1):
+        raise PlanError(f"the plan fills axis {axis} of {edit.tensor!r}, whose shape is {growth.old}")
     if edit.grown_axis is not None:
-        if edit.grown_axis >= region.dim():
-            raise PlanError(f"the plan fills axis {edit.grown_axis} of {edit.tensor!r}, whose shape is {old_shape}")
-        start = old_shape[edit.grown_axis]
         if edit.distribution == "repeat":
-            _repeat(region, edit, start)
+            _repeat(region, edit, growth)
             return
-        region = region.narrow(edit.grown_axis, start, tensor.shape[edit.grown_axis] - start)
+        region = growth.grown(region, edit.grown_axis)
     elif edit.stop is not None:
-        if edit.stop > (region.shape or (0,))[0]:
-            raise PlanError(f"the plan fills rows up to {edit.stop} of {edit.tensor!r}, whose shape is {old_shape}")
-        region = region[edit.start : edit.stop]
+        if edit.stop > (region.shape or (0,))[axis]:
+            raise PlanError(f"the plan fills rows up to {edit.stop} of {edit.tensor!r}, whose shape is {growth.old}")
+        region = region.narrow(axis, edit.start, edit.stop - edit.start)
+    if edit.distribution == "scale":
+        region.copy_(region.double() * edit.a)  # in float32 the factor would be rounded, too
+        return
     shape = tuple(region.shape)
     random = generator(edit.seed, edit.tensor, f"fill from {edit.start}" if edit.start else "fill")
     match edit.distribution:
@@ -189,18 +181,19 @@ def _fill(tensor: torch.Tensor, edit: FillTensor, old_shape: tuple[int, ...]) ->
     region.copy_(torch.from_numpy(values))
 
 
-def _repeat(tensor: torch.Tensor, edit: FillTensor, start: int) -> None:
+def _repeat(tensor: torch.Tensor, edit: FillTensor, growth: Growth) -> None:
     axis = edit.grown_axis or 0
-    old, first = tensor.narrow(axis, 0, start), tensor.narrow(axis, 0, 1)
+    first, old = tensor.narrow(axis, 0, 1).clone(), tensor.clone()
+    growth.grown(old, axis).copy_(growth.grown(first.expand_as(old), axis))
     if not torch.equal(old, first.expand_as(old)):
         raise PlanError(
             f"cannot widen the buffer {edit.tensor}: how its values follow from its size is not known",
             hint="choose a variant of the model without it",
         )
-    tensor.copy_(first.expand_as(tensor).clone())
+    tensor.copy_(old)
 
 
-def _mask(edit: AttachMask, tensor: torch.Tensor, old_shape: tuple[int, ...]) -> Mask:
+def _mask(edit: AttachMask, tensor: torch.Tensor, growth: Growth) -> Mask:
     shape = tuple(tensor.shape)
     if not 0 <= edit.nonzero <= tensor.numel() - edit.offset:
         raise PlanError(f"the plan keeps {edit.nonzero} weights of {edit.tensor!r}, whose shape is {shape}")
@@ -215,7 +208,7 @@ def _mask(edit: AttachMask, tensor: torch.Tensor, old_shape: tuple[int, ...]) ->
         return partition_mask(shape, edit.nonzero, seed=edit.seed, offset=edit.offset)
     if edit.rule != "block":
         raise PlanError(f"the plan masks {edit.tensor!r} by an unknown rule {edit.rule!r}")
-    mask = block_mask(shape, old_shape)
+    mask = growth.mask()
     if mask.nonzero != edit.nonzero:
         raise PlanError(f"the plan keeps {edit.nonzero} weights of {edit.tensor!r}, but its block has {mask.nonzero}")
     return mask

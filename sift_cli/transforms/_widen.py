@@ -278,10 +278,11 @@ def _repeated(path: str, child: nn.Module, changed: Mapping[Attribute, int]) -> 
             yield "kdim", (child.in_proj_weight if child._qkv_same_embed_dim else child.k_proj_weight).shape[1]
             yield "vdim", (child.in_proj_weight if child._qkv_same_embed_dim else child.v_proj_weight).shape[1]
         case nn.RNNBase():
-            yield "input_size", child.weight_ih_l0.shape[1]  # type: ignore[union-attr, index]
-            yield "hidden_size", child.weight_hh_l0.shape[0] // _GATES[child.mode]  # type: ignore[union-attr, index]
+            shapes = {name: tuple(parameter.shape) for name, parameter in child.named_parameters(recurse=False)}
+            yield "input_size", shapes["weight_ih_l0"][1]
+            yield "hidden_size", shapes["weight_hh_l0"][0] // _GATES[child.mode]
             if child.proj_size:
-                yield "proj_size", child.weight_hr_l0.shape[0]  # type: ignore[union-attr, index]
+                yield "proj_size", shapes["weight_hr_l0"][0]
 
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}

@@ -9,6 +9,7 @@ higher than the nominal one: .91475 instead of .9 for ResNet-18.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,11 +17,12 @@ from torch import nn
 
 from sift_cli.core.counts import FlopReport
 from sift_cli.core.plan import Edit, PlannedLayer, TransformPlan
-from sift_cli.errors import Infeasible, PlanError
+from sift_cli.errors import Infeasible, ModelError, PlanError
 from sift_cli.flops import count_module
+from sift_cli.flops.paper_gpt import gpt_count, overhead_note
 from sift_cli.flops.shadow import shadow
 from sift_cli.models import LoadedModel
-from sift_cli.models.calling import map_inputs
+from sift_cli.models.calling import Inputs, map_inputs
 from sift_cli.transforms import _masking
 from sift_cli.transforms._init import preserve_fills, scratch_fills
 from sift_cli.transforms._options import TransformOptions
@@ -61,7 +63,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         else:
             edits += preserve_fills(wide, edits, {layers[name].weight for name in nonzero}, options.seed)
         edits += [_masking.attach(choice, options) for choice in choices.values() if choice.sparse]
-        notes = (*notes, *_masking.notes(choices, options))
+        notes = (*notes, *_masking.notes(choices, options), *_overhead(meta, before, wide, inputs, layers, nonzero))
     else:
         choices = {}
         after = before
@@ -181,6 +183,23 @@ def _solve(
     return _masking.choose(sites, budget if options.match == "model" else None, options, transform="wide")
 
 
+def _overhead(
+    meta: nn.Module,
+    before: FlopReport,
+    wide: nn.Module,
+    inputs: Inputs,
+    layers: Mapping[str, _Layer],
+    nonzero: Mapping[str, int],
+) -> Iterator[str]:
+    """What a GPT costs more by the paper's own formula, where it is one."""
+    kept = {layers[name].weight: count for name, count in nonzero.items()}
+    with contextlib.suppress(ModelError):
+        after = count_module(wide, inputs, counter="dispatch", nonzero=kept)
+        note = overhead_note(gpt_count(meta, before), gpt_count(wide, after))
+        if note:
+            yield note
+
+
 def _other_macs(layers: Mapping[str, _Layer], report: FlopReport) -> int:
     """MACs that are of no layer: products of activations, convolutions with a constant filter."""
     return report.dense - sum(layer.positions * layer.after for layer in layers.values())
@@ -194,10 +213,12 @@ def _notes(layers: tuple[PlannedLayer, ...], others: tuple[int, int], options: T
         before = sum(layer.macs_before for layer in layers) + others[0]
         after = sum(layer.macs_after for layer in layers) + others[1]
         if after != before:
-            dense = [layer for layer in layers if layer.macs_after != layer.macs_before]
-            causes = [f"{layer.name} {layer.macs_after - layer.macs_before:+,}" for layer in dense]
-            if others[0] != others[1]:
-                causes.append(f"products without a weight {others[1] - others[0]:+,}")
+            more: dict[str, int] = {}
+            for layer in layers:
+                cause = "sparse layers" if layer.role in ("sparse", "depthwise", "fixed") else layer.name
+                more[cause] = more.get(cause, 0) + layer.macs_after - layer.macs_before
+            more["products of activations (attention)"] = others[1] - others[0]
+            causes = [f"{cause} {macs:+,}" for cause, macs in more.items() if macs]
             most = "at most " if options.given & _masking.OPTIONS else ""
             yield (
                 f"every sparse layer keeps {most}its MACs, the model has {after / before - 1:+.2%} in total: "

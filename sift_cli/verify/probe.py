@@ -38,15 +38,14 @@ def needless(module: nn.Module, inputs: Inputs, weights: Collection[str]) -> set
     """Those of ``weights`` that no output a user means depends on, as a pooler behind the hidden states: an exported
     graph does not have them."""
     module = copy.deepcopy(module).requires_grad_(True)
-    total = sum(tensor.sum() for tensor in primary(call(module, inputs)))
+    total = torch.stack([tensor.sum() for tensor in primary(call(module, inputs))]).sum()
     parameters = [module.get_parameter(name) for name in weights]
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     return {name for name, gradient in zip(weights, gradients, strict=True) if gradient is None}
 
 
 def lively(module: nn.Module, inputs: Inputs) -> nn.Module:
-    """A copy whose norms have random scales and shifts, BatchNorms also the statistics of a random batch; weights stay.
-    """
+    """A copy whose norms have random scales and shifts, BatchNorms also a random batch's statistics; weights stay."""
     result = copy.deepcopy(module)
     random = torch.Generator().manual_seed(2)
     norms = [child for child in result.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]

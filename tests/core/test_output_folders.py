@@ -12,9 +12,11 @@ from sift_cli.errors import OutputExists, OutputUnwritable
 OURS = "ours.bin"
 
 
-def fill(path: Path, text: str, *, force: bool = False) -> None:
+def fill(path: Path, text: str, *, force: bool = False, error: Exception | None = None) -> None:
     with atomic_folder(path, ours=OURS, force=force) as folder:
         (folder / OURS).write_text(text)
+        if error is not None:
+            raise error
 
 
 def test_it_appears_whole_and_readable(tmp_path: Path) -> None:
@@ -30,9 +32,8 @@ def test_it_appears_whole_and_readable(tmp_path: Path) -> None:
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, error: Exception) -> None:
     fill(tmp_path / "out", "old")
     expected = OutputUnwritable if isinstance(error, OSError) else RuntimeError
-    with pytest.raises(expected), atomic_folder(tmp_path / "out", ours=OURS, force=True) as folder:
-        (folder / OURS).write_text("half")
-        raise error
+    with pytest.raises(expected):
+        fill(tmp_path / "out", "half", force=True, error=error)
     assert (tmp_path / "out" / OURS).read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
 

@@ -60,9 +60,7 @@ def test_drawing_is_the_seeds_and_in_range() -> None:
     assert not torch.equal(first["ids"], other["ids"])  # type: ignore[call-overload]
     assert 0 <= int(first["ids"].min()) <= int(first["ids"].max()) < 50
     assert first["mask"].all()
-    assert specs_of(draw(SPECS, device="meta")) == tuple(
-        InputSpec(spec.shape, spec.dtype, spec.name) for spec in SPECS
-    )
+    assert specs_of(draw(SPECS, device="meta")) == tuple(InputSpec(spec.shape, spec.dtype, spec.name) for spec in SPECS)
 
 
 def test_other_inputs_have_the_integers_of_the_example() -> None:
@@ -154,3 +152,29 @@ def test_calling_leaves_the_module_and_the_inputs_alone() -> None:
     before = copy.deepcopy(inputs)
     call(module, map_inputs(torch.clone, inputs))
     assert all(torch.equal(inputs[name], before[name]) for name in inputs)  # type: ignore[call-overload]
+
+
+def test_padding_and_packing_are_not_looked_for_in_values() -> None:
+    import tinyhf
+
+    from sift_cli.compat import import_transformers
+
+    base, masking = import_transformers().PreTrainedModel, import_transformers().masking_utils
+    before = base.warn_if_padding_and_no_attention_mask, masking.find_packed_sequence_indices
+    model = tinyhf.make("gpt2").to("meta")
+    assert model.config.pad_token_id == 0  # type: ignore[union-attr]
+    (logits,) = primary(call(model, {"input_ids": torch.zeros(2, 9, dtype=torch.int64, device="meta")}))
+    assert logits.shape == (2, 9, 101)
+    assert before == (base.warn_if_padding_and_no_attention_mask, masking.find_packed_sequence_indices)
+
+
+def test_sequences_packed_into_one_sample_stay_apart() -> None:
+    import tinyhf
+
+    model = tinyhf.make("llama", use_cache=False)
+    first, second = torch.arange(3, 9)[None], torch.arange(40, 46)[None]
+    both = {"input_ids": torch.cat([first, second], 1), "position_ids": torch.arange(6).repeat(2)[None]}
+    with torch.no_grad():
+        (packed,) = primary(call(model, both))
+        (alone,) = primary(call(model, {"input_ids": second}))
+    torch.testing.assert_close(packed[:, 6:], alone)
