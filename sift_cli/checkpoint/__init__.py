@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import cast
 
@@ -47,7 +48,7 @@ def open_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> Checkpoi
         CheckpointError: It is nothing sift knows, or holds tensors that sift cannot.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike the method of Path, it takes a name that cannot be for no folder
         return open_folder(path, allow_pickle=allow_pickle)
     reader = cast(Reader, discover(_READERS)[sniff(path)])
     return reader.open(path, allow_pickle=allow_pickle)

@@ -83,6 +83,10 @@ def command(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Leave widths as they are that the model's code has as a number.")
     ] = False,
+    allow_approximate: Annotated[
+        bool,
+        typer.Option("--allow-approximate", help="Let --init preserve be inexact (LayerNorm), and say by how much."),
+    ] = False,
     nonlinearity: Annotated[
         Nonlinearity | None,
         typer.Option(
@@ -139,6 +143,7 @@ def command(
     asked = {
         "match": match, "init": init if init is not Init.scratch else None, "multiple": multiple,
         "layer_width": tuple(layer_width or ()) or None, "allow_partial": allow_partial or None,
+        "allow_approximate": allow_approximate or None,
         "nonlinearity": nonlinearity, "width": width, "snap": snap or None, "compat": compat,
         "pattern": pattern, "layer_pattern": tuple(layer_pattern or ()) or None, "distribution": distribution,
         "layer_sparsity": tuple(layer_sparsity or ()) or None,

@@ -137,7 +137,7 @@ class SetConfig:
             the number before, or None where nothing was said, and after.
     """
 
-    changes: Mapping[str, tuple[int | None, int]]
+    changes: Mapping[str, tuple[int | float | None, int | float]]
 
     def __post_init__(self) -> None:
         pairs = {path: (old, new) for path, (old, new) in self.changes.items()}
@@ -356,8 +356,8 @@ class TransformPlan:
                     _require(0 < len(edit.changes) <= 256, edit)
                     for path, (old, new) in edit.changes.items():
                         _require(all(part and not part.startswith("_") for part in path.split(".")), edit)
-                        _require((old is None or type(old) is int) and type(new) is int, edit)
-                        _require(1 <= new <= _MAX_SIZE, edit)
+                        _require(type(new) in (int, float) and (old is None or type(old) is type(new)), edit)
+                        _require(0 < new <= _MAX_SIZE, edit)
                 case ReplaceLayer():
                     _require(bool(edit.module) and edit.layer.isidentifier() and len(edit.arguments) <= 8, edit)
                     for key, value in edit.arguments.items():
@@ -452,7 +452,7 @@ _JSON_TYPES = {
     "int | float": (int, float),
     "int | None": (int, type(None)),
     "Mapping[str, int | str]": dict,
-    "Mapping[str, tuple[int | None, int]]": dict,
+    "Mapping[str, tuple[int | float | None, int | float]]": dict,
     "str | None": (str, type(None)),
     "tuple[int, ...]": tuple,
 }

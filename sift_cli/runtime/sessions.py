@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sift_cli.core.plan import METADATA_KEY, InputSpec, TransformPlan
 from sift_cli.core.seeds import generator
 from sift_cli.errors import Malformed, RuntimeUnavailable, SiftError, Unreadable
 from sift_cli.runtime.library import Watch, library_path, watch
@@ -97,27 +99,45 @@ def kernels(opened: onnxruntime.InferenceSession) -> tuple[KernelReport, ...]:
 
 
 def random_inputs(opened: onnxruntime.InferenceSession, batch: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
-    """Standard normal values for every float input, zeros for integer and bool ones, by name.
+    """Standard normal values for every float input, zeros for integer and bool ones, by name. In a model that sift
+    transformed, integers are any that the model takes.
 
-    The first dimension, where it is not fixed, becomes ``batch``, any other that is not fixed 1. The values depend on
-    the name, the shape and the seed alone.
+    The first dimension, where it is not fixed, becomes ``batch``, any other that is not fixed what it was in the plan,
+    or 1. The values depend on the name, the shape and the seed alone.
 
     Raises:
         RuntimeUnavailable: An input is not a tensor of numbers.
     """
     inputs = {}
-    for node in opened.get_inputs():
+    specs = _planned_inputs(opened)
+    for node, spec in zip(opened.get_inputs(), specs, strict=True):
         dtype = _NUMPY.get(node.type)
         if dtype is None:
             raise RuntimeUnavailable(
                 f"no random values for input {node.name!r} of type {node.type}", hint="pass the input from a file"
             )
-        shape = [d if isinstance(d, int) else batch if axis == 0 else 1 for axis, d in enumerate(node.shape)]
-        if dtype.kind == "f":
+        usual = spec.shape if spec is not None and len(spec.shape) == len(node.shape) else (1,) * len(node.shape)
+        free = (batch, *usual[1:])
+        shape = [d if isinstance(d, int) else n for d, n in zip(node.shape, free[: len(node.shape)], strict=True)]
+        if dtype.kind == "i" and spec is not None and spec.high is not None:
+            inputs[node.name] = generator(seed, node.name, "input").integers(0, spec.high, shape, dtype)
+        elif dtype.kind == "f":
             inputs[node.name] = generator(seed, node.name, "input").standard_normal(shape).astype(dtype)
         else:
             inputs[node.name] = np.zeros(shape, dtype)
     return inputs
+
+
+def _planned_inputs(opened: onnxruntime.InferenceSession) -> list[InputSpec | None]:
+    """For each input of the model what the plan in it says of it, None where there is no plan."""
+    nodes = opened.get_inputs()
+    try:
+        document = json.loads(opened.get_modelmeta().custom_metadata_map[METADATA_KEY])
+        specs = TransformPlan.from_json(document).inputs
+    except (KeyError, ValueError, RecursionError):
+        return [None] * len(nodes)
+    by_name = {spec.name or f"input_{index}": spec for index, spec in enumerate(specs)}
+    return [by_name.get("input_0" if node.name == "input" else node.name) for node in nodes]
 
 
 _NUMPY = {

@@ -1,7 +1,7 @@
 """Carries out a plan. The only place in sift where a module's tensors change, and always on a copy."""
 
 from sift_cli.surgery.apply import apply, apply_edits
-from sift_cli.surgery.configured import prove_config
+from sift_cli.surgery.configured import prove_attributes, prove_config
 from sift_cli.surgery.transformed import (
     TransformedModel,
     apply_masks,
@@ -18,6 +18,7 @@ __all__ = [
     "apply_masks",
     "attach_masks",
     "masks_of",
+    "prove_attributes",
     "prove_config",
     "transform",
     "without_masks",

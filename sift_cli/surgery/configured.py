@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from sift_cli.core.plan import SetConfig
+from sift_cli.core.plan import SetAttribute, SetConfig
 from sift_cli.errors import ModelError, PlanError
 
 #: Numbers that are no widths, whatever their value.
@@ -26,6 +26,8 @@ _NO_WIDTH = re.compile(
 )
 #: Widths that follow from others while nobody gives them.
 _OPTIONAL = ("n_inner", "head_dim", "intermediate_size", "ffn_dim", "d_kv", "ffn_hidden_size", "mlp_dim")
+#: Path of a number in a configuration → the number before, None where nothing was said, and after.
+Changes = Mapping[str, tuple[int | float | None, int | float]]
 #: Configurations to try. A model of 36 layers builds on meta in 60 ms.
 _TRIALS = 64
 
@@ -57,7 +59,7 @@ def rebuilt(module: nn.Module, edit: SetConfig) -> nn.Module:
     return new.train(module.training)
 
 
-def changed(config: Mapping[str, Any], changes: Mapping[str, tuple[int | None, int]]) -> dict[str, Any]:
+def changed(config: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
     """``config`` with the changes in it.
 
     Raises:
@@ -102,6 +104,35 @@ def prove_config(
     return None
 
 
+def prove_attributes(original: nn.Module, changes: Changes, wanted: Iterable[SetAttribute]) -> Changes | None:
+    """``changes`` with those after which the constructor sets the attributes that are ``wanted``, or None where no
+    configuration of this class was found that does.
+
+    Args:
+        original: The model, on any device.
+        changes: As :func:`prove_config` found them.
+        wanted: Attributes, floats, as they have to be.
+    """
+    config = _config_of(original)
+    places = {(edit.module, edit.attribute): edit for edit in wanted}
+    became = {edit.old: edit.new for edit in places.values()}
+    more = {path: (value, became[value]) for path, value in _items(config) if type(value) is float and value in became}
+    plain = _floats(_built(original, changed(config, changes), real=False))
+    told = _floats(_built(original, changed(config, {**changes, **more}), real=False))
+    expected = {place: places[place].new if place in places else value for place, value in plain.items()}
+    return {**changes, **more} if told == expected else None
+
+
+def _floats(module: nn.Module) -> dict[tuple[str, str], float]:
+    """Attributes of the modules that are floats."""
+    return {
+        (path, name): value
+        for path, child in module.named_modules()
+        for name, value in child.__dict__.items()
+        if type(value) is float
+    }
+
+
 def _proposals(
     config: Mapping[str, Any], sizes: Mapping[int, Collection[int]]
 ) -> Iterator[dict[str, tuple[int | None, int]]]:
@@ -123,16 +154,20 @@ def _proposals(
                     yield changes
 
 
-def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(value: Any) -> Iterator[tuple[str, int]]:
     """Integers of a configuration that can be widths, by path."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        where = f"{path}.{key}" if path else str(key)
-        if type(item) is int:
-            if item > 1 and not _NO_WIDTH.search(where):
-                yield where, item
-        else:
-            yield from _numbers(item, where)
+    for where, item in _items(value):
+        if type(item) is int and item > 1 and not _NO_WIDTH.search(where):
+            yield where, item
+
+
+def _items(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in a configuration that is no object and no list, by path."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield path, value
+    for key, item in items or ():
+        yield from _items(item, f"{path}.{key}" if path else str(key))
 
 
 def _absent(value: Any, path: str = "") -> Iterator[str]:

@@ -62,7 +62,8 @@ class Growth:
         try:
             result = torch.zeros(self.new, dtype=values.dtype, device=values.device)
         except RuntimeError:
-            raise PlanError(f"the plan makes {self.name!r} {list(self.new)}, for which there is not the memory") from None
+            shape = list(self.new)
+            raise PlanError(f"the plan makes {self.name!r} {shape}, for which there is not the memory") from None
         # Each axis as two, (part, place in it): the old values are a leading block there.
         split = [size for pair in zip(self.parts, self.old, strict=True) for size in (pair[0], pair[1] // pair[0])]
         blocks = result.view([s for p, n in zip(self.parts, self.new, strict=True) for s in (p, n // p)])

@@ -10,6 +10,8 @@ from torch import nn
 
 from sift_cli.core.plan import Architecture, Edit, FillTensor, ResizeAxis
 from sift_cli.models.initialisation import Draw, initialisation
+from sift_cli.transforms._preserve import Kept
+from sift_cli.widths import Axis, output_axis
 
 #: Range of the BatchNorm shifts of channels that come new into a model whose function is kept. See
 #: :func:`preserve_fills`.
@@ -53,8 +55,10 @@ def _fill(name: str, draw: Draw, seed: int, start: int = 0, stop: int | None = N
     )
 
 
-def preserve_fills(wide: nn.Module, edits: Iterable[Edit], sparse: Collection[str], seed: int) -> Iterator[FillTensor]:
-    """Keep the function: the old weights are the leading block, and nothing flows from a new channel into an old one.
+def preserve_fills(
+    wide: nn.Module, edits: Iterable[Edit], sparse: Collection[str], seed: int, kept: Kept
+) -> Iterator[FillTensor]:
+    """Keep the function: the old weights are in their places, and nothing flows from a new channel into an old one.
 
     Surgery has put 0 wherever a tensor grew. On top of that, new BatchNorm channels get scale 1, variance 1 and, like
     new biases, a small random positive shift. The shift is what breaks the symmetry: a new channel then has a nonzero
@@ -62,6 +66,9 @@ def preserve_fills(wide: nn.Module, edits: Iterable[Edit], sparse: Collection[st
     connections *to* it can. With a shift of 0 every gradient through the new channels would be 0 for ever. In layers
     that stay dense the new rows are drawn as for training from scratch, while the columns that would lead from new
     channels to old ones stay 0.
+
+    Where new channels have to be 0 themselves, because a norm or a product of attention would see them, it is the other
+    way around: dense layers that read them have random columns, so connections *to* such channels have a gradient.
     """
     axes: dict[str, set[int]] = {}
     for edit in edits:
@@ -70,19 +77,24 @@ def preserve_fills(wide: nn.Module, edits: Iterable[Edit], sparse: Collection[st
     for path, child in wide.named_modules():
         prefix = f"{path}." if path else ""
         weight = f"{prefix}weight"
-        if 0 not in axes.get(weight, ()):
-            continue
-        if isinstance(child, nn.modules.batchnorm._NormBase):
+        grown = axes.get(weight, set())
+        still = Axis(f"{prefix}bias", 0) in kept.still
+        if isinstance(child, nn.modules.batchnorm._NormBase) and 0 in grown:
             yield FillTensor(weight, "constant", 1.0, grown_axis=0)
-            if child._parameters.get("bias") is not None:
+            if child._parameters.get("bias") is not None and not still:
                 yield FillTensor(f"{prefix}bias", "uniform", *NEW_SHIFT, grown_axis=0, seed=seed)
             yield from _running_statistics(child, prefix, whole=False)
         elif isinstance(child, nn.modules.conv._ConvNd | nn.Linear):
-            if weight not in sparse:
-                std = math.sqrt(2 / (child.weight.shape[0] * math.prod(child.weight.shape[2:])))
-                yield FillTensor(weight, "normal", 0.0, std, grown_axis=0, seed=seed)
-            if child.bias is not None:
+            out = output_axis(child)
+            std = math.sqrt(2 / (child.weight.shape[out] * math.prod(child.weight.shape[2:])))
+            if weight not in sparse and out in grown and Axis(weight, out) not in kept.still:
+                yield FillTensor(weight, "normal", 0.0, std, grown_axis=out, seed=seed)
+            if weight not in sparse and 1 - out in grown and Axis(weight, 1 - out) in kept.silent:
+                yield FillTensor(weight, "normal", 0.0, std, grown_axis=1 - out, seed=seed)
+            if child.bias is not None and out in grown and not still:
                 yield FillTensor(f"{prefix}bias", "uniform", *NEW_SHIFT, grown_axis=0, seed=seed)
+        elif weight in kept.norms and 0 in grown:
+            yield FillTensor(weight, "constant", 1.0, grown_axis=0)
 
 
 def _running_statistics(norm: nn.Module, prefix: str, *, whole: bool) -> Iterator[FillTensor]:

@@ -66,6 +66,8 @@ class TransformOptions:
         width: Width factor of a dense baseline; None takes the one that belongs to the sparsity.
         layer_width: ``GLOB=WIDTH`` for layers whose output width is decided by hand; the first that matches counts.
         allow_partial: Leave the widths as they are that the model's code has as a number, instead of refusing.
+        allow_approximate: Let ``init="preserve"`` start from nearly the function of the given weights where it cannot
+            be exact, and measure the error.
         pattern: Where kept weights may lie, see :mod:`sift_cli.sparsity.patterns`.
         layer_pattern: ``GLOB=PATTERN`` for layers that have another; the first that matches counts.
         distribution: How dense layers are relative to each other, see :mod:`sift_cli.sparsity.distributions`.
@@ -88,6 +90,7 @@ class TransformOptions:
     width: Fraction | None = None
     layer_width: tuple[str, ...] = ()
     allow_partial: bool = False
+    allow_approximate: bool = False
     pattern: str = "unstructured"
     layer_pattern: tuple[str, ...] = ()
     distribution: str = "uniform"

@@ -13,15 +13,17 @@ from torch import nn
 
 from sift_cli.core.plan import Edit, FillTensor, ResizeAxis, SetAttribute, SetConfig
 from sift_cli.errors import Infeasible, PlanError
-from sift_cli.surgery import apply_edits, prove_config
+from sift_cli.surgery import apply_edits, prove_attributes, prove_config
+from sift_cli.surgery.configured import Changes
 from sift_cli.transforms._options import TransformOptions
+from sift_cli.transforms._preserve import Kept, check_layout, keep
 from sift_cli.widths import (
     Attribute,
     Axis,
     Face,
-    LayerRole,
     WidthGraph,
     WidthGroup,
+    output_axis,
     output_shapes,
     solve_widths,
     trace_widths,
@@ -40,12 +42,14 @@ class Widened:
         graph: The widths of the original.
         module: The widened model on the meta device.
         notes: Sentences for the user.
+        kept: What keeps the function, under ``init="preserve"``.
     """
 
     edits: tuple[Edit, ...]
     graph: WidthGraph
     module: nn.Module
     notes: tuple[str, ...]
+    kept: Kept
 
 
 def widen(meta: nn.Module, inputs: Any, factor_squared: Fraction, options: TransformOptions) -> Widened:
@@ -68,20 +72,18 @@ def widen(meta: nn.Module, inputs: Any, factor_squared: Fraction, options: Trans
         graph, factor_squared, multiple=options.multiple, given=_given(meta, graph, options),
         down=options.pattern != "unstructured",
     )  # fmt: skip
-    edits: list[Edit] = list(_resizes(meta, graph, sizes))
+    preserve = options.init == "preserve"
+    if preserve:
+        check_layout(graph, sizes)
+    edits: list[Edit] = list(_resizes(meta, graph, sizes, in_parts=preserve))
     _check_size(meta, edits)
     resized, _ = apply_edits(meta, edits)
     became: dict[int, set[int]] = defaultdict(set)
     for index, new in sizes.items():
         became[graph.groups[index].size].add(new)
     changes = prove_config(meta, resized, became)
-    if changes:
-        # The model's own constructor then says what follows from the widths: attributes, scales, tables of rotations.
-        kept = meta.state_dict()
-        edits = [edit for edit in edits if getattr(edit, "tensor", None) in kept]
-        edits.append(SetConfig(changes))
-    else:
-        edits += _attributes(meta, resized, graph, sizes)
+    resizes = edits
+    edits = _sized(meta, resized, graph, sizes, edits, changes, preserve)
     module, _ = apply_edits(meta, edits)
     before, after = output_shapes(meta, inputs), output_shapes(module, inputs)
     if before != after:
@@ -89,7 +91,49 @@ def widen(meta: nn.Module, inputs: Any, factor_squared: Fraction, options: Trans
             f"widened, the model would return {after} and not {before}: one of its sizes follows from a width unseen",
             hint="keep part of it with --keep, or say what follows with --layer-width",
         )
-    return Widened(tuple(edits), graph, module, tuple(_notes(graph, edits)))
+    kept = Kept()
+    if preserve:
+        kept = keep(meta, module, inputs, graph, edits, approximate=options.allow_approximate)
+        if changes and kept.attributes:
+            told = prove_attributes(meta, changes, kept.attributes)
+            if told is None:  # its configuration cannot say so, so the model leaves it
+                edits = _sized(meta, resized, graph, sizes, resizes, None, preserve)
+                edits += kept.attributes
+            else:
+                edits = _sized(meta, resized, graph, sizes, resizes, told, preserve)
+        else:
+            edits += kept.attributes
+            edits += _scaled_attention(meta, graph, sizes, kept)
+        module, _ = apply_edits(meta, edits)
+    return Widened(tuple(edits), graph, module, tuple(_notes(graph, edits)), kept)
+
+
+def _sized(
+    meta: nn.Module,
+    resized: nn.Module,
+    graph: WidthGraph,
+    sizes: Mapping[int, int],
+    resizes: Sequence[Edit],
+    changes: Changes | None,
+    preserve: bool,
+) -> list[Edit]:
+    """The edits after which the resized model runs: by its configuration, or attribute by attribute."""
+    if not changes:
+        attributes = [] if preserve else list(_computed(meta, graph, sizes))
+        return [*resizes, *_attributes(meta, resized, graph, sizes), *attributes]
+    # The model's own constructor then says what follows from the widths: attributes, scales, tables of rotations.
+    stored = meta.state_dict()
+    return [*(edit for edit in resizes if getattr(edit, "tensor", None) in stored), SetConfig(changes)]
+
+
+def _scaled_attention(
+    meta: nn.Module, graph: WidthGraph, sizes: Mapping[int, int], kept: Kept
+) -> Iterator[SetAttribute]:
+    """Scales of attention that a module has as an attribute, while the kernel that runs takes its own: queries make up
+    for that one, and other kernels read the attribute."""
+    for edit in _computed(meta, graph, sizes):
+        if edit.new < 1 and any(one.tensor.startswith(f"{edit.module}.") for one in kept.scales):
+            yield edit
 
 
 def _notes(graph: WidthGraph, edits: Sequence[Edit]) -> Iterator[str]:
@@ -132,7 +176,7 @@ def _given(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> d
         if override is None or f"{path}.weight" not in graph.roles:
             continue
         unmatched.discard(override.text)
-        index = places.get(Axis(f"{path}.weight", _output_axis(child)))
+        index = places.get(Axis(f"{path}.weight", output_axis(child)))
         if index is None or not graph.groups[index].scales:
             raise PlanError(f"the output width of {path} does not scale, so it cannot be {override.value}")
         if override.value < graph.groups[index].size:
@@ -144,12 +188,6 @@ def _given(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> d
     if unmatched:
         raise PlanError(f"no layer matches {min(unmatched)!r}")
     return given
-
-
-def _output_axis(layer: nn.Module) -> int:
-    """Which axis of a layer's weight is its output; transformers' Conv1D is a linear layer with (in, out)."""
-    second = isinstance(layer, nn.Embedding) or type(layer).__name__ == "Conv1D" or getattr(layer, "transposed", False)
-    return 1 if second else 0
 
 
 def _check_size(module: nn.Module, edits: Sequence[Edit]) -> None:
@@ -173,26 +211,9 @@ def _check(module: nn.Module, graph: WidthGraph, options: TransformOptions) -> N
             hint="compute the size from the tensor there (x.flatten(1) instead of x.view(-1, 400)), or pass "
             "--allow-partial to leave it as it is",
         )
-    if options.init == "preserve":
-        grouped = [name for name, role in graph.roles.items() if role is LayerRole.GROUPED]
-        if grouped:
-            raise PlanError(
-                f"--init preserve does not cover grouped convolutions, and {grouped[0]} is one",
-                hint="use --init scratch",
-            )
-        norms = [p for p, child in module.named_modules() if isinstance(child, nn.GroupNorm | nn.LayerNorm)]
-        if norms:
-            raise PlanError(
-                f"--init preserve is not exact with {norms[0]}, which takes its statistics over new channels too",
-                hint="use --init scratch",
-            )
-        if any(len(relation) > 2 for relation in graph.relations):
-            raise PlanError(
-                "--init preserve does not cover models that concatenate or split channels", hint="use --init scratch"
-            )
 
 
-def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> Iterator[Edit]:
+def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int], *, in_parts: bool) -> Iterator[Edit]:
     filled_by_type = {
         f"{path}.{key}" if path else key
         for path, child in module.named_modules()
@@ -204,7 +225,7 @@ def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> 
         group = graph.groups[index]
         for axis in group.axes:
             if new != group.size:
-                yield ResizeAxis(axis.tensor, axis.axis, group.size, new)
+                yield ResizeAxis(axis.tensor, axis.axis, group.size, new, (group.parts or 1) if in_parts else 1)
                 if axis.tensor in buffers:
                     yield FillTensor(axis.tensor, "repeat", grown_axis=axis.axis)
 
@@ -212,8 +233,7 @@ def _resizes(module: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]) -> 
 def _attributes(
     module: nn.Module, wide: nn.Module, graph: WidthGraph, sizes: Mapping[int, int]
 ) -> Iterator[SetAttribute]:
-    """Attributes that the forward pass uses, those that only repeat a size for people and tools, and numbers that were
-    computed from a size."""
+    """Attributes that the forward pass uses, and those that only repeat a size for people and tools."""
     changed = {
         attribute: new
         for index, new in sizes.items()
@@ -228,7 +248,6 @@ def _attributes(
         old = _get(modules[attribute.module], attribute)
         if old != new:
             yield SetAttribute(attribute.module, attribute.name, old, new, attribute.element)
-    yield from _computed(module, graph, sizes)
 
 
 #: What models tell about their width and do not use in their forward pass: timm's ``reset_classifier`` does.

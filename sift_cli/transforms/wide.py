@@ -30,7 +30,7 @@ from sift_cli.transforms._widen import widen
 from sift_cli.widths import LayerRole, WidthGraph
 
 #: Options it understands beyond those of all transforms.
-OPTIONS = frozenset({"multiple", "layer_width", "allow_partial"}) | _masking.OPTIONS
+OPTIONS = frozenset({"multiple", "layer_width", "allow_partial", "allow_approximate"}) | _masking.OPTIONS
 #: What it can start from.
 INITS = frozenset({"scratch", "preserve"})
 
@@ -49,10 +49,12 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
     before = count_module(meta, inputs, counter="dispatch", nonzero={})
     edits: list[Edit] = []
     notes: tuple[str, ...] = ()
+    inexact: tuple[str, ...] = ()
     graph: WidthGraph | None = None
     if options.sparsity:
         widened = widen(meta, inputs, 1 / (1 - options.sparsity), options)
         edits, graph, wide, notes = list(widened.edits), widened.graph, widened.module, widened.notes
+        inexact = widened.kept.inexact
         after = count_module(wide, inputs, counter="dispatch", nonzero={})
         layers = _layers(after, meta, wide, graph, options)
         choices = _solve(layers, wide, before, after, options)
@@ -61,7 +63,9 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
             fills, drawn = scratch_fills(wide, model.architecture, options.seed)
             edits, notes = [*edits, *fills], (*notes, *drawn)
         else:
-            edits += preserve_fills(wide, edits, {layers[name].weight for name in nonzero}, options.seed)
+            sparse = {layers[name].weight for name in nonzero}
+            edits += preserve_fills(wide, edits, sparse, options.seed, widened.kept)
+            edits += widened.kept.fills
         edits += [_masking.attach(choice, options) for choice in choices.values() if choice.sparse]
         notes = (*notes, *_masking.notes(choices, options), *_overhead(meta, before, wide, inputs, layers, nonzero))
     else:
@@ -88,7 +92,7 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
     if any(choice.pattern.name != "unstructured" for choice in choices.values()):
         promises.append("pattern")
     if options.init == "preserve" or not options.sparsity:
-        promises.append("same_function")
+        promises.append("function_error" if inexact else "same_function")
     plan = TransformPlan(
         kind="wide",
         sparsity=str(options.sparsity),

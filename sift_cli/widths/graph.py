@@ -11,9 +11,10 @@ that contract (1); whatever is left (0). What could not get the degree it should
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import nn
 
 from sift_cli.widths.env import Frame
 from sift_cli.widths.labels import INPUT
+from sift_cli.widths.layout import Layout, Size, equal_parts
 from sift_cli.widths.polynomial import Monomial, NotPolynomial, Polynomial, polynomial
 from sift_cli.widths.trace import Trace, slots, trace
 
@@ -80,6 +82,8 @@ class WidthGroup:
         face: Why.
         axes, attributes: Where it occurs.
         frame: The line of the model that fixed it, for a LITERAL and for what is TIED.
+        parts: Equal parts of the axis that each grow on their own, as the heads in (heads, size of a head); None where
+            the model uses the axis in ways that contradict each other, as a shuffle of channels does.
     """
 
     size: int
@@ -88,6 +92,7 @@ class WidthGroup:
     axes: tuple[Axis, ...]
     attributes: tuple[Attribute, ...]
     frame: Frame | None = None
+    parts: int | None = 1
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,10 @@ class WidthGraph:
     Attributes:
         groups: In order of first occurrence in the model.
         relations: Linear equations ``sum(coefficient * new_size(group)) == 0`` over groups that scale (a concatenation
-            gives one); each is a mapping from index in ``groups`` to coefficient.
+            gives one); each is a mapping from index in ``groups`` to coefficient, under :data:`CONSTANT` a number.
         roles: Weight name → role, for every convolution, linear weight and embedding that was used.
         attention: Weight name → its parts in attention, of "q", "k", "v" and "out".
+        outputs: The axis of each layer's weight that is its output.
         not_understood: Sentences about what was met and could not be used.
     """
 
@@ -108,12 +114,20 @@ class WidthGraph:
     roles: dict[str, LayerRole]
     not_understood: tuple[str, ...] = ()
     attention: dict[str, frozenset[str]] = field(default_factory=dict)
+    outputs: frozenset[Axis] = frozenset()
 
     @property
     def literals(self) -> tuple[WidthGroup, ...]:
-        """Groups that should scale and cannot: the model's code has their size, or one they are tied to, as a
-        number."""
-        return tuple(group for group in self.groups if group.face in (Face.LITERAL, Face.TIED) and group.axes)
+        """Groups that should scale and cannot: the model's code has their size, or one they are tied to, as a number.
+
+        Of what no layer puts out (a one-hot code that a layer reads), nobody asks that it scales.
+        """
+        fixed = (group for group in self.groups if group.face in (Face.LITERAL, Face.TIED))
+        return tuple(group for group in fixed if not self.outputs.isdisjoint(group.axes))
+
+
+#: In place of an index, in relations: a size of 1.
+CONSTANT = -1
 
 
 class _Conflict(Exception):
@@ -197,7 +211,7 @@ class _System:
             poly, frame = self.equations[work.pop()]
             known: int | None = None
             open_terms: list[tuple[list[sympy.Symbol], int]] = []
-            for monomial in poly:
+            for monomial in self._scaling_terms(poly, degree):
                 unknown = [s for s in monomial if s not in degree]
                 partial = sum(degree[s] for s in monomial if s in degree)
                 if unknown:
@@ -220,6 +234,17 @@ class _System:
                         forced[symbol] = frame
                         work += self._by_symbol[symbol]
         return forced
+
+    def _scaling_terms(self, poly: Polynomial, degree: Mapping[sympy.Symbol, int]) -> list[Monomial]:
+        """The terms whose degrees have to be equal.
+
+        What stays may be added to what scales (the four gates of ``split(f(x), (c, c, 4))``), as long as what scales
+        is on both sides of the equation.
+        """
+        stays = [m for m in poly if all(degree.get(symbol) == 0 for symbol in m)]
+        scales = [m for m in poly if m not in stays]
+        both_sides = len({poly[monomial] > 0 for monomial in scales}) == 2
+        return scales if stays and both_sides else list(poly)
 
     def decide(self, symbol: sympy.Symbol, value: int, face: Face) -> bool:
         """Give ``symbol`` a degree, if the equations allow it."""
@@ -263,9 +288,24 @@ def trace_widths(module: nn.Module, inputs: Any) -> WidthGraph:
     shape_of_outputs = [size for output in traced.outputs for size in output.shape]
     outputs = _symbols(system, (size.node.expr for size in shape_of_outputs if isinstance(size, torch.SymInt)))
     heads = _symbols(system, traced.heads)
+    products = list(_products(system, traced.layouts))
     system.close()
     _decide_degrees(system, traced, module, outputs, heads)
-    return _assemble(system, traced, _roles(traced, module), not_understood)
+    graph = _assemble(system, traced, _roles(traced, module), not_understood, _parts(system, products))
+    return replace(graph, outputs=frozenset(_outputs(module, graph.roles)))
+
+
+def _outputs(module: nn.Module, roles: Mapping[str, LayerRole]) -> Iterator[Axis]:
+    for path, child in module.named_modules():
+        name = f"{path}.weight" if path else "weight"
+        if name in roles:
+            yield Axis(name, output_axis(child))
+
+
+def output_axis(layer: nn.Module) -> int:
+    """Which axis of a layer's weight is its output; transformers' Conv1D is a linear layer with (in, out)."""
+    second = isinstance(layer, nn.Embedding) or type(layer).__name__ == "Conv1D" or getattr(layer, "transposed", False)
+    return 1 if second else 0
 
 
 def _symbols(system: _System, sizes: Iterable[sympy.Expr]) -> list[sympy.Symbol]:
@@ -275,6 +315,47 @@ def _symbols(system: _System, sizes: Iterable[sympy.Expr]) -> list[sympy.Symbol]
         with contextlib.suppress(NotPolynomial):
             found |= dict.fromkeys(sorted(polynomial(expr, system.quotient).symbols(), key=str))
     return list(found)
+
+
+def _products(system: _System, layouts: Iterable[Layout]) -> Iterator[tuple[Polynomial, tuple[Polynomial, ...]]]:
+    for layout in layouts:
+        with contextlib.suppress(NotPolynomial):
+            yield (
+                polynomial(layout.whole, system.quotient),
+                tuple(polynomial(factor, system.quotient) for factor in layout.factors),
+            )
+
+
+def _parts(
+    system: _System, products: Iterable[tuple[Polynomial, tuple[Polynomial, ...]]]
+) -> dict[sympy.Symbol, int | None]:
+    """Equal parts in which sizes grow, by symbol."""
+    constants = {s: size for s, size in system.sizes.items() if system.degree.get(system.find(s)) != 1}
+    values: dict[Size, int] = {}
+
+    def size(poly: Polynomial) -> Size:
+        """``poly`` with every symbol that stays as its number."""
+        growing = {s: constants.get(system.find(s), system.find(s)) for s in poly.symbols()}
+        key = frozenset(poly.substitute(growing).items())
+        values.setdefault(key, system.at_present(poly))
+        return key
+
+    found: list[tuple[Size, int, Size]] = []
+    for whole, factors in products:
+        sizes = [size(factor) for factor in factors]
+        scaled = [place for place, key in enumerate(sizes) if any(monomial for monomial, _ in key)]
+        if len(scaled) == 1:
+            outside = math.prod(values[key] for key in sizes[: scaled[0]])
+            found.append((size(whole), outside, sizes[scaled[0]]))
+    for poly, _ in system.equations:
+        growing = poly.substitute({s: constants.get(system.find(s), system.find(s)) for s in poly.symbols()})
+        match sorted(growing.items(), key=lambda item: abs(item[1])):
+            case [((a,), 1 | -1 as sign), ((b,), other)] if other * sign < 0:  # a == n · b, which a product made
+                made = frozenset({((b,), abs(other))})
+                if made in values:
+                    found.append((size(Polynomial.of(a)), 1, made))
+    parts = equal_parts(found, values)
+    return {symbol: parts.get(frozenset({((symbol,), 1)}), 1) for symbol in system.sizes}
 
 
 #: Operators whose arguments are sizes, so that a constant there is a number in the model's code; in every other one it
@@ -344,6 +425,7 @@ def _assemble(
     traced: Trace,
     roles: dict[str, LayerRole],
     not_understood: list[str],
+    parts: dict[sympy.Symbol, int | None],
 ) -> WidthGraph:
     axes: dict[sympy.Symbol, list[Axis]] = defaultdict(list)
     attributes: dict[sympy.Symbol, list[Attribute]] = defaultdict(list)
@@ -360,7 +442,15 @@ def _assemble(
         scales = system.degree.get(symbol, 0) == 1
         index[symbol] = len(groups)
         groups.append(
-            WidthGroup(system.sizes[symbol], scales, face, tuple(axes[symbol]), tuple(attributes[symbol]), frame)
+            WidthGroup(
+                system.sizes[symbol],
+                scales,
+                face,
+                tuple(axes[symbol]),
+                tuple(attributes[symbol]),
+                frame,
+                parts[symbol] if scales else 1,
+            )
         )
     constants = {s: size for s, size in system.sizes.items() if system.degree.get(system.find(s)) != 1}
     relations: list[dict[int, int]] = []
@@ -368,9 +458,9 @@ def _assemble(
         linear = poly.substitute(constants)
         if not linear:
             continue
-        if any(len(monomial) != 1 for monomial in linear):
+        if any(len(monomial) > 1 for monomial in linear):
             not_understood.append(f"{frame}: a product of widths")
             continue
-        relations.append({index[monomial[0]]: coefficient for monomial, coefficient in linear.items()})
+        relations.append({index[m[0]] if m else CONSTANT: coefficient for m, coefficient in linear.items()})
     attention = {name: frozenset(parts) for name, parts in traced.labels.attention.items() if not name.startswith("<")}
     return WidthGraph(tuple(groups), tuple(relations), roles, tuple(not_understood), attention)

@@ -57,18 +57,22 @@ def _split(x: Tensor, split_size: Any, dim: int = 0) -> Any:
     ):
         return NotImplemented
     parts, rest = divmod(_hint(size), _hint(split_size))
-    if rest:
-        return NotImplemented
+    if rest:  # the last part is what is left
+        return x.split([*[split_size] * parts, size - split_size * parts], dim)
     torch._check(size == split_size * parts)
     return x.split([split_size] * parts, dim)
 
 
-def _interpolate(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    # Channels pass through; their number is compared with constants on the way.
-    if any(isinstance(size, torch.SymInt) for size in x.shape[2:]):
-        return NotImplemented  # type: ignore[no-any-return]
-    one = F.interpolate(x.new_empty([1, 1, *x.shape[2:]]), *args, **kwargs)
+def _interpolate(x: Tensor, size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+    # Channels pass through; their number is compared with constants on the way. Spatial sizes have to be numbers.
+    wanted = size if size is None or isinstance(size, int | torch.SymInt) else [_number(one) for one in size]
+    one = F.interpolate(x.new_empty([1, 1, *(_number(side) for side in x.shape[2:])]), wanted, *args, **kwargs)
     return x.new_empty([*x.shape[:2], *one.shape[2:]])
+
+
+def _number(size: int | torch.SymInt) -> int:
+    torch._check(size == _hint(size))
+    return _hint(size)
 
 
 def _unfold(x: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from fractions import Fraction
 
 from sift_cli.errors import Infeasible
-from sift_cli.widths.graph import WidthGraph
+from sift_cli.widths.graph import CONSTANT, WidthGraph
 
 #: Below this divisor a single ratio is too coarse: with g = 2, k = 3.16 would become 3.
 MINIMUM_DIVISOR = 16
@@ -48,29 +48,42 @@ def solve_widths(
     divisor = math.gcd(*(size for index, size in scaling.items() if index not in given)) if scaling else 0
     nearest = bool(graph.attention) and not down
     tied = any(index in given for relation in graph.relations for index in relation)
-    if multiple is None and divisor >= MINIMUM_DIVISOR and not tied:
+    plus = any(CONSTANT in relation for relation in graph.relations)
+    if multiple is None and divisor >= MINIMUM_DIVISOR and not tied and not plus:
         ratio = _rounded(divisor, factor_squared, None, nearest)
         sizes = {index: given.get(index, size // divisor * ratio) for index, size in scaling.items()}
     else:
         expressed = _eliminate(graph, scaling, given)
+        steps = _steps(expressed, multiple)
         sizes = {
-            index: given.get(index) or _rounded(size, factor_squared, multiple, nearest)
+            index: given.get(index) or _rounded(size, factor_squared, steps.get(index, multiple), nearest)
             for index, size in scaling.items()
             if index not in expressed
         }
         for index, terms in expressed.items():
-            value = sum((coefficient * sizes[other] for other, coefficient in terms.items()), Fraction(0))
+            value = sum((c * (1 if other == CONSTANT else sizes[other]) for other, c in terms.items()), Fraction(0))
             if value.denominator != 1 or value < min(scaling[index], given.get(index, value)):
                 raise Infeasible("wide", _where(graph, index), "a whole number of channels", f"{value}",
                                  hint="try another --multiple")  # fmt: skip
             sizes[index] = int(value)
     for relation in graph.relations:
-        if sum(coefficient * sizes[index] for index, coefficient in relation.items()):
-            index = next((index for index in relation if index in given), next(iter(relation)))
-            others = " and ".join(f"{sizes[other]} of {_where(graph, other)}" for other in relation if other != index)
+        members = relation.keys() - {CONSTANT}
+        if sum(relation[index] * sizes[index] for index in members) + relation.get(CONSTANT, 0):
+            index = next((index for index in sorted(members) if index in given), min(members))
+            others = " and ".join(f"{sizes[one]} of {_where(graph, one)}" for one in sorted(members - {index}))
             raise Infeasible("wide", _where(graph, index), f"a width that fits {others}", str(sizes[index]),
                              hint="leave this --layer-width out")  # fmt: skip
     return sizes
+
+
+def _steps(expressed: Mapping[int, Mapping[int, Fraction]], multiple: int | None) -> dict[int, int]:
+    """What a group has to be a multiple of, so that those that are fractions of it are whole."""
+    steps: dict[int, int] = {}
+    for terms in expressed.values():
+        for index, factor in terms.items():
+            if factor.denominator > 1:
+                steps[index] = math.lcm(steps.get(index, multiple or 1), factor.denominator)
+    return steps
 
 
 def _where(graph: WidthGraph, index: int) -> str:
@@ -112,7 +125,9 @@ def _eliminate(
         terms = {index: coefficient for index, coefficient in terms.items() if coefficient}
         if not terms:
             continue
-        open_terms = {i: c for i, c in terms.items() if i not in given} or terms
+        open_terms = {i: c for i, c in terms.items() if i not in given and i != CONSTANT}
+        if not open_terms:
+            continue  # all of it is given; whether it holds is checked in the end
         whole = [i for i, c in open_terms.items() if all((other / c).denominator == 1 for other in terms.values())]
         solved = max(whole or list(open_terms), key=lambda index: scaling[index])
         divisor = -terms.pop(solved)

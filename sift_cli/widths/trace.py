@@ -29,6 +29,7 @@ from sift_cli.errors import UnsupportedOp
 from sift_cli.models.calling import call, primary
 from sift_cli.widths.env import WidthEnv, is_models_code
 from sift_cli.widths.labels import Labels, Site
+from sift_cli.widths.layout import Layout, layouts
 from sift_cli.widths.rules import WidthRules
 
 aten = torch.ops.aten
@@ -81,6 +82,7 @@ class Trace:
         sizes: Present value of each symbol.
         outputs: Primary outputs, on symbolic sizes.
         heads: Batch sizes of products of activations: numbers of heads, windows or experts, never widths.
+        layouts: Axes that operators split or merged, each once.
         labels: What each weight does.
         output_feeds_on: Label of the primary outputs.
         unused: Names of parameters that no operator reads, neither in eval mode nor in train mode.
@@ -94,6 +96,7 @@ class Trace:
     sizes: dict[sympy.Symbol, int] = field(default_factory=dict)
     outputs: list[torch.Tensor] = field(default_factory=list)
     heads: list[sympy.Expr] = field(default_factory=list)
+    layouts: dict[Layout, None] = field(default_factory=dict)
     output_feeds_on: frozenset[str] = frozenset()
     unused: frozenset[str] = frozenset()
 
@@ -232,9 +235,11 @@ class _Watch(TorchDispatchMode):
         env = self._result.env
         outer, env.operator = env.operator, str(func)
         try:
-            return func(*args, **(kwargs or {}))
+            result = func(*args, **(kwargs or {}))
         finally:
             env.operator = outer
+        self._result.layouts |= dict.fromkeys(layouts(func, args, result))
+        return result
 
     def _count(self, sizes: Any) -> None:
         self._result.heads += [size.node.expr for size in sizes if isinstance(size, torch.SymInt)]

@@ -20,6 +20,7 @@ from sift_cli import api
 from sift_cli.checkpoint.folder import MASKS
 from sift_cli.compat import import_transformers
 from sift_cli.errors import CheckpointError, ExportError, ModelError, OutputExists
+from sift_cli.runtime import random_inputs
 
 Sift = Callable[..., Result]
 KINDS = ("gpt2", "llama")
@@ -128,6 +129,10 @@ def test_as_onnx_of_any_length(wide: dict[str, Path], tmp_path: Path) -> None:
         wanted = ours(input_ids=ids).logits
     torch.testing.assert_close(torch.from_numpy(got), wanted, rtol=1e-4, atol=1e-5)
     assert api.flops(output, dims={"length": 32}).sparse == api.flops(wide["llama"]).sparse
+    tokens = random_inputs(session, batch=2)["input_ids"]
+    assert tokens.shape == (2, 32)
+    assert 90 < tokens.max() < 101
+    assert api.run(output, batch=2).outputs["output"].shape == (2, 32, 101)
 
 
 def test_nothing_is_the_same_model(tmp_path: Path) -> None:
@@ -135,6 +140,9 @@ def test_nothing_is_the_same_model(tmp_path: Path) -> None:
     assert api.transform(source, tmp_path / "same", sparsity=0).certificate.held
     before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "same"))
     assert all(np.array_equal(before[name], after[name]) for name in before)
+    # Positions and token types are cut out of tables at the length of the input.
+    assert api.export(tmp_path / "same", tmp_path / "bert.onnx").certificate.held
+    assert api.flops(tmp_path / "bert.onnx", dims={"length": 32}).dense == tinyhf.MACS["bert"]
 
 
 def test_weights_that_a_mask_does_not_keep_are_refused(gpt2: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_folder_computes_what_the_library_computes(folders: dict[str, Path], k
     theirs = getattr(import_transformers(), name).from_pretrained(folders[kind])
     assert type(loaded.module) is type(theirs)
     assert torch.equal(logits(loaded.module, loaded.inputs), logits(theirs, loaded.inputs))
+    assert "past_key_values" not in call(loaded.module, loaded.inputs)
     assert not loaded.module.training
     for key, buffer in theirs.named_buffers():  # also those that are in no file: rotary frequencies, position ids
         assert torch.equal(loaded.module.get_buffer(key), buffer), key

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sift_cli.errors import Infeasible
 from sift_cli.widths import Axis, Face, WidthGraph, WidthGroup, solve_widths
+from sift_cli.widths.graph import CONSTANT
 from sift_cli.widths.solve import floor_times_sqrt, nearest_multiple
 
 
@@ -45,9 +46,19 @@ def test_groups_stay_a_divisor() -> None:
     assert solved[0] == 32 * solved[1] == 32 * 9
 
 
+def test_a_width_that_others_are_fractions_of_is_a_multiple() -> None:
+    """2a = 3b: b has to be even. 2 · √3 is 3.46, so it is 4, and a is 6."""
+    assert solve_widths(graph([3, 2], {0: 2, 1: -3}), Fraction(3)) == {0: 6, 1: 4}
+
+
+def test_what_stays_is_added_to_what_scales() -> None:
+    """focalnet's a = 2b + 4: b = 96 · √2 is 135, so a is 274."""
+    assert solve_widths(graph([196, 96], {0: 1, 1: -2, CONSTANT: -4}), Fraction(2)) == {0: 274, 1: 135}
+
+
 def test_relations_without_an_integer_solution_are_refused() -> None:
     with pytest.raises(Infeasible, match="whole number of channels"):
-        solve_widths(graph([3, 2], {0: 2, 1: -3}), Fraction(3))
+        solve_widths(graph([3, 4], {0: 3, 1: -2, CONSTANT: -1}), Fraction(3))
 
 
 @given(st.integers(1, 10**6), st.fractions(1, 1000, max_denominator=1000))
