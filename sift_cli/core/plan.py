@@ -110,8 +110,8 @@ class ResizeAxis:
 
 @dataclass(frozen=True)
 class SetAttribute:
-    """Set a number that a module keeps beside its tensors: a size (``in_channels``, ``groups``, …), or what was computed
-    from one (``scale`` = 1/√head_dim).
+    """Set a number that a module keeps beside its tensors: a size (``in_channels``, ``groups``, …), or one that was
+    computed from a size (``scale`` = 1/√head_dim).
 
     Attributes:
         module: Path of the module, "" for the model.
@@ -167,22 +167,22 @@ class FillTensor:
     Attributes:
         tensor: Name of the tensor.
         distribution: "normal" (a = mean, b = standard deviation), "trunc_normal" (the same, and draws more than two
-            standard deviations off are drawn again), "uniform" (from a to b), "constant" (a), or "repeat" (what grew
-            along ``grown_axis`` repeats the old slices, which all have to be equal: a blur filter's). In a layer that
-            was put in the place of another also "original" (that one's tensor of the same name), "svd_u" and "svd_v"
-            (the two factors of the best approximation to that one's weight that the rest of the new layer leaves to
-            them).
+            standard deviations off are drawn again), "uniform" (from a to b), "constant" (a), "repeat" (what grew
+            along ``grown_axis`` repeats the old slices, which all have to be equal: a blur filter's), "scale" (a times
+            what is there), or "center" (the old values minus their mean along ``axis``). In a layer that was put in
+            the place of another also "original" (that one's tensor of the same name), "svd_u" and "svd_v" (the two
+            factors of the best approximation to that one's weight that the rest of the new layer leaves to them).
         a, b: Parameters of the distribution.
         grown_axis: None fills the whole tensor; an axis fills only the entries that the plan adds along it.
         seed: Seed of the draw; 0 for "constant".
         start, stop: Fill these rows only, as the row of an embedding that stands for padding; all of them where
             ``stop`` is None.
-        axis: Which axis counts rows.
+        axis: Which axis counts rows, and which one has the mean.
     """
 
     tensor: str
     distribution: Literal[
-        "normal", "trunc_normal", "uniform", "constant", "repeat", "scale", "original", "svd_u", "svd_v"
+        "normal", "trunc_normal", "uniform", "constant", "repeat", "scale", "center", "original", "svd_u", "svd_v"
     ]
     a: float = 0.0
     b: float = 0.0
@@ -231,7 +231,9 @@ _EDITS: dict[str, type] = {
     "attach_mask": AttachMask,
 }
 _NAMES = {cls: name for name, cls in _EDITS.items()}
-_DISTRIBUTIONS = ("normal", "trunc_normal", "uniform", "constant", "repeat", "scale", "original", "svd_u", "svd_v")
+_DISTRIBUTIONS = frozenset(
+    "normal trunc_normal uniform constant repeat scale center original svd_u svd_v".split()  # noqa: SIM905
+)
 #: No axis is longer.
 _MAX_SIZE = 2**31 - 1
 

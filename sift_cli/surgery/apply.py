@@ -129,7 +129,8 @@ def _set_attribute(module: nn.Module, edit: SetAttribute) -> None:
             holder = getattr(holder, step)
     except AttributeError:
         raise PlanError(f"the plan names a module {edit.module!r} that the model does not have") from None
-    held = found = getattr(holder, name, None)
+    held: Any = getattr(holder, name, None)
+    found = held
     if edit.element is not None:
         found = held[edit.element] if isinstance(held, tuple | list) and edit.element < len(held) else None
     # A checkpoint's config may say 1 where a plan says 1.0, but never True.
@@ -159,6 +160,12 @@ def _fill(tensor: torch.Tensor, edit: FillTensor, growth: Growth) -> None:
         if edit.stop > (region.shape or (0,))[axis]:
             raise PlanError(f"the plan fills rows up to {edit.stop} of {edit.tensor!r}, whose shape is {growth.old}")
         region = region.narrow(axis, edit.start, edit.stop - edit.start)
+    if edit.distribution == "center":
+        values = region.double()
+        values -= values.sum(axis, keepdim=True) / growth.old[axis]
+        growth.grown(values, axis).zero_()
+        region.copy_(values)
+        return
     if edit.distribution == "scale":
         region.copy_(region.double() * edit.a)  # in float32 the factor would be rounded, too
         return

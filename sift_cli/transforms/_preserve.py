@@ -7,7 +7,9 @@ be seen. Three things then follow from a width all the same:
 * A mean over n' > n channels of which the new ones are 0 is n/n' of the old one. RMSNorm divides by the root of a mean
   of squares, so with γ·√(n/n') and ε·n/n' it computes what it did. LayerNorm and GroupNorm subtract a mean as well:
   with μ the mean over the old channels and σ² their variance, the new ones are μ·n/n' and (σ² + μ²(1 − n/n'))·n/n'. The
-  same γ and ε are exact for μ = 0, and no other ones are for all inputs, so these are an approximation.
+  same γ and ε are exact for μ = 0, and no other ones are for all inputs, so these are an approximation. It gets better
+  where the means of what is added up in front of the norm are taken out, which LayerNorm does not see. In GPT-2 that is
+  everything but the embedding, which is the head's weight too; in a ViT everything, and the error is one of rounding.
 * What a constructor computes from widths in other ways, as the rotations of rotary positions, is another function.
 """
 
@@ -26,7 +28,7 @@ from sift_cli.errors import PlanError
 from sift_cli.models.calling import Inputs
 from sift_cli.models.precise import InDouble
 from sift_cli.surgery.growth import Growth
-from sift_cli.widths import Axis, LayerRole, Rescaled, Unscalable, WidthGraph, combined, output_axis, rescaled
+from sift_cli.widths import Axis, LayerRole, Rescaled, Unscalable, WidthGraph, centrable, combined, output_axis, rescaled
 
 #: How close two outputs of a norm in double precision are if they are the same function.
 _EQUAL = 1e-10
@@ -39,6 +41,7 @@ class Kept:
 
     Attributes:
         scales: Rows of parameters to multiply.
+        centred: Parameters to take the mean over channels from.
         attributes: Numbers that norms have.
         inexact: Norms after which the function is only nearly the same.
         still: Axes whose new channels have to be exactly 0.
@@ -47,6 +50,7 @@ class Kept:
     """
 
     scales: tuple[Rescaled, ...] = ()
+    centred: tuple[Axis, ...] = ()
     attributes: tuple[SetAttribute, ...] = ()
     inexact: tuple[str, ...] = ()
     still: frozenset[Axis] = frozenset()
@@ -55,6 +59,8 @@ class Kept:
 
     @property
     def fills(self) -> Iterator[FillTensor]:
+        for axis in self.centred:
+            yield FillTensor(axis.tensor, "center", axis=axis.axis)
         for one in self.scales:
             yield FillTensor(one.tensor, "scale", one.factor, start=one.start, stop=one.stop, axis=one.axis)
 
@@ -137,6 +143,7 @@ def keep(
             scored |= {Axis(f"{path}.weight", output_axis(child)), Axis(f"{path}.bias", 0)}
     return Kept(
         tuple(combined(scales)),
+        tuple(axis for axis in centrable(module, inputs) if axis.tensor in growths) if inexact else (),
         tuple(attributes),
         tuple(inexact),
         frozenset(still | scored),

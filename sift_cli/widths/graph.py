@@ -285,8 +285,8 @@ def trace_widths(module: nn.Module, inputs: Any) -> WidthGraph:
             not_understood.append(f"{equation.frame}: {reason}")
             continue
         system.equations.append((left - right, equation.frame))
-    shape_of_outputs = [size for output in traced.outputs for size in output.shape]
-    outputs = _symbols(system, (size.node.expr for size in shape_of_outputs if isinstance(size, torch.SymInt)))
+    shapes: list[Any] = [size for output in traced.outputs for size in output.shape]
+    outputs = _symbols(system, (size.node.expr for size in shapes if isinstance(size, torch.SymInt)))
     heads = _symbols(system, traced.heads)
     products = list(_products(system, traced.layouts))
     system.close()

@@ -65,7 +65,7 @@ def _split(x: Tensor, split_size: Any, dim: int = 0) -> Any:
 
 def _interpolate(x: Tensor, size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
     # Channels pass through; their number is compared with constants on the way. Spatial sizes have to be numbers.
-    wanted = size if size is None or isinstance(size, int | torch.SymInt) else [_number(one) for one in size]
+    wanted: Any = size if size is None or isinstance(size, int | torch.SymInt) else [_number(one) for one in size]
     one = F.interpolate(x.new_empty([1, 1, *(_number(side) for side in x.shape[2:])]), wanted, *args, **kwargs)
     return x.new_empty([*x.shape[:2], *one.shape[2:]])
 

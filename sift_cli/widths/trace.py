@@ -315,13 +315,16 @@ def _may_be_widths(module: nn.Module, key: str, sizes: Any, below: set[int] | No
 
 @contextmanager
 def _symbolic_math() -> Iterator[None]:
-    """``math.sqrt`` of a symbolic size would make a Python number of it, and with it a literal of the width."""
+    """``math.sqrt`` and ``float`` of a symbolic size would make a Python number of it, and with it a literal of the
+    width; but what they make is a scale (of attention) and no size."""
     sqrt = math.sqrt
     math.sqrt = lambda x: sqrt(x.node.hint if isinstance(x, torch.SymInt) else x)  # type: ignore[assignment]
+    torch.SymInt.__float__ = lambda size: float(size.node.hint)  # type: ignore[attr-defined]
     try:
         yield
     finally:
         math.sqrt = sqrt
+        del torch.SymInt.__float__  # type: ignore[attr-defined]  # it has none of its own
 
 
 def _symbolic_input(mode: FakeTensorMode, tensor: torch.Tensor, result: Trace) -> torch.Tensor:

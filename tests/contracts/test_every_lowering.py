@@ -44,6 +44,21 @@ class Alone(nn.Module):
         return self.layer(x)
 
 
+class InputsFirst(nn.Module):
+    """A linear layer whose weight is (inputs, outputs), as transformers' Conv1D has it, by ``addmm`` or by ``@``."""
+
+    def __init__(self, *, bias: bool) -> None:
+        super().__init__()
+        self.layer = nn.Module()
+        self.layer.weight = nn.Parameter(torch.randn(17, 9))
+        self.layer.bias = nn.Parameter(torch.randn(9)) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.layer.bias is None:
+            return x @ self.layer.weight
+        return torch.addmm(self.layer.bias, x.view(-1, 17), self.layer.weight).view(-1, *x.shape[1:-1], 9)
+
+
 Case = tuple[Callable[[], nn.Module], tuple[int, ...]]
 CASES: dict[str, list[Case]] = {
     "conv": [
@@ -57,6 +72,9 @@ CASES: dict[str, list[Case]] = {
     ],
     "linear": [
         (lambda: Alone(nn.Linear(17, 9)), (17,)),
+        (lambda: InputsFirst(bias=True), (17,)),
+        (lambda: InputsFirst(bias=True), (4, 17)),
+        (lambda: InputsFirst(bias=False), (4, 17)),
         (lambda: Alone(nn.Linear(17, 9, bias=False)), (17,)),
         (lambda: Alone(nn.Linear(17, 9)), (3, 17)),
         (lambda: Alone(nn.Linear(17, 9, bias=False)), (2, 3, 17)),

@@ -11,14 +11,20 @@ from sift_cli.sparsity.formats import bitmask
 DOMAIN = "sift"
 
 
-def sparse_inputs(graph: ir.Graph, weight: ir.Value, bias: ir.Value | None, mask: Mask) -> list[ir.Value]:
-    """``bitmask``, ``values`` and ``bias`` of the initializer ``weight``, registered in the graph beside it.
+def sparse_inputs(
+    graph: ir.Graph, weight: ir.Value, bias: ir.Value | None, mask: Mask, *, transpose: bool = False
+) -> list[ir.Value]:
+    """``bitmask``, ``values`` and ``bias`` of the initializer ``weight``, registered in the graph beside it;
+    ``transpose`` those of its transpose.
 
     A missing bias becomes zeros: onnxruntime inlines a function more surely when none of its inputs is left out.
     """
     assert weight.name is not None
     assert weight.const_value is not None
-    parts = bitmask.encode(np.asarray(weight.const_value.numpy()), mask)
+    dense = np.asarray(weight.const_value.numpy())
+    if transpose:
+        dense, mask = np.ascontiguousarray(dense.T), Mask.from_bool(mask.to_bool().T)
+    parts = bitmask.encode(dense, mask)
     return [
         _constant(graph, f"{weight.name}.bitmask", parts["bitmask"]),
         _constant(graph, f"{weight.name}.values", parts["values"]),

@@ -1,4 +1,4 @@
-"""Gemm, or MatMul behind a Transpose, with a masked weight → sift.SparseLinear.
+"""Gemm or MatMul with a masked weight, as it is or transposed → sift.SparseLinear.
 
 Seen before the optimizer, which would fold the transpose into a weight without a name.
 """
@@ -14,23 +14,24 @@ AFTER_OPTIMIZER = False
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:
-    """The initializer with the node's weight of shape (outputs, inputs), or None where the node is not this pattern."""
-    if node.domain:
+    """The initializer with the node's weight, or None where the node is not this pattern."""
+    if node.domain or node.op_type not in ("Gemm", "MatMul"):
         return None
-    weight = node.inputs[1] if node.op_type in ("Gemm", "MatMul") else None
+    weight = node.inputs[1]
     if node.op_type == "Gemm":
-        plain = (node.attributes.get_int("transA", 0), node.attributes.get_int("transB", 0)) == (0, 1)
         scale = (node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0))
-        return weight if plain and scale == (1.0, 1.0) else None
+        return weight if node.attributes.get_int("transA", 0) == 0 and scale == (1.0, 1.0) else None
     transpose = weight.producer() if weight is not None else None
-    if transpose is None or transpose.op_type != "Transpose":
-        return None
-    source = transpose.inputs[0]
-    return source if source is not None and source.shape is not None and len(source.shape) == 2 else None
+    if transpose is not None:
+        weight = transpose.inputs[0] if transpose.op_type == "Transpose" else None
+    return weight if weight is not None and weight.shape is not None and len(weight.shape) == 2 else None
 
 
 def lower(graph: ir.Graph, node: ir.Node, weight: ir.Value, mask: Mask) -> ir.Node:
     """The operator that takes the place of ``node``."""
     bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
-    inputs = [node.inputs[0], *sparse_inputs(graph, weight, bias, mask)]
-    return ir.node("SparseLinear", inputs, {"weight_shape": mask.shape}, domain=DOMAIN, name=node.name)
+    # The operator's weight is (outputs, inputs); transformers' Conv1D has (inputs, outputs).
+    outputs_first = node.attributes.get_int("transB", 0) == 1 if node.op_type == "Gemm" else weight is not node.inputs[1]
+    inputs = [node.inputs[0], *sparse_inputs(graph, weight, bias, mask, transpose=not outputs_first)]
+    shape = mask.shape if outputs_first else mask.shape[::-1]
+    return ir.node("SparseLinear", inputs, {"weight_shape": shape}, domain=DOMAIN, name=node.name)
