@@ -4,8 +4,8 @@
     python benchmarks/architectures.py --write               # and put them into the page, between their marks
     python benchmarks/architectures.py --write --only 'gpt*'
 
-Nothing is downloaded and no weight is drawn: plans are made on the meta device. All of it takes about ten minutes on one
-core, and a wide plan of GPT-3 1.3B half a minute and half a gigabyte.
+Nothing is downloaded and no weight is drawn: plans are made on the meta device. All of it takes about ten minutes on
+one core, and a wide plan of GPT-3 1.3B half a minute and half a gigabyte.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import contextlib
 import fnmatch
 import functools
 import math
-import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,8 @@ from sift_cli.surgery import apply_edits
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architectures.md"
 SPARSITIES = (".5", ".75", ".9")
-#: The order of the paper; a transform that it does not have comes after.
-ORDER = ("wide", "parallel", "factorized", "doped", "lowrank")
-KINDS = tuple(sorted(registry.names("sift_cli.transforms"), key=lambda kind: (kind not in ORDER, ORDER.index(kind))))
+#: The paper's, in its order, and what else there is.
+KINDS = tuple(dict.fromkeys(["wide", "parallel", "factorized", "doped", *registry.names("sift_cli.transforms")]))
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def digits(value: float | None) -> str:
 
 
 def percent(after: int, before: int) -> str:
-    """How much more it is. Nothing where it is not more, to the last digit shown."""
+    """How much more it is; nothing where that is nothing to the last digit shown."""
     text = f"{after / before - 1:+.2%}"
     return "" if text in ("+0.00%", "-0.00%") else text.replace("-", "−").replace("%", " %")
 
@@ -169,12 +167,12 @@ EXPANDS = {
     "features.[89].conv.0.0": 64, "features.1[01].conv.0.0": 64, "features.1[234].conv.0.0": 96,
     "features.1[567].conv.0.0": 160,
 }  # fmt: skip
-DEPTHWISE = ("features.1.conv.0.0", "features.?.conv.1.0", "features.1?.conv.1.0")
+DEPTHWISE = ("features.1.conv.0.0", "features.*.conv.1.0")
 
 
 def expansions(sparsity: str) -> tuple[str, ...]:
-    """``--layer-width`` that makes the expansions what ``width_mult`` makes them: 6 times a rounded width. Without, each
-    is rounded by itself."""
+    """``--layer-width`` that makes the expansions what ``width_mult`` makes them, 6 times a rounded width; otherwise
+    each is rounded by itself."""
     factor = 1 / math.sqrt(1 - float(sparsity))
     return tuple(f"{glob}={6 * 8 * round(width * factor / 8)}" for glob, width in EXPANDS.items())
 
@@ -184,7 +182,7 @@ def mobilenet_options(policy: str, sparsity: str) -> Mapping[str, Any]:
     "same" as all others, which is the one that uses the budget up."""
     options: dict[str, Any] = {"multiple": 8, "layer_width": expansions(sparsity)}
     if policy == "dense":
-        return options | {"keep": ("features.*.conv.*.0",)}
+        return options | {"keep": DEPTHWISE}
     share = 1 - math.sqrt(1 - float(sparsity))
     if policy == "same":
         layers = planned("mobilenet_v2", "wide", sparsity, **options).layers
@@ -270,7 +268,7 @@ def _gpt_row(title: str, kind: str, s: str, widths: str, solved: str, before: Gp
     return row(title, kind, s, widths, solved, after.total, percent(after.total, before.total), *split)
 
 
-TABLES = {
+TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     **{name: functools.partial(model_table, name) for name in MODELS},
     "mobilenet_v2-depthwise": mobilenet_table,
     "released": released_table,
@@ -278,9 +276,12 @@ TABLES = {
 }
 
 
-def marked(name: str) -> re.Pattern[str]:
-    """Where a table is in the page: group 2, between two marks."""
-    return re.compile(rf"(<!-- table {re.escape(name)} -->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
+END = "<!-- end -->"
+
+
+def opening(name: str) -> str:
+    """The mark that a table of the page follows; :data:`END` follows the table."""
+    return f"<!-- table {name} -->\n"
 
 
 def main() -> None:
@@ -292,11 +293,11 @@ def main() -> None:
         table = "\n".join(TABLES[name]())
         print(f"{table}\n", flush=True)
         if asked.write:
-            page = PAGE.read_text()
-            written, places = marked(name).subn(lambda found, table=table: found[1] + table + found[3], page)
-            if places != 1:
-                parser.error(f"{PAGE} has {places} places for the table {name}")
-            PAGE.write_text(written)
+            before, _, rest = PAGE.read_text().partition(opening(name))
+            _, end, after = rest.partition(END)
+            if not end:
+                parser.error(f"{PAGE} has no place for the table {name}")
+            PAGE.write_text(f"{before}{opening(name)}{table}\n{END}{after}")
 
 
 if __name__ == "__main__":

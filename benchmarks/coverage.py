@@ -1,11 +1,12 @@
 """Which architectures sift widens: every one is planned, and either passes all of it or is refused in one sentence.
 
     python benchmarks/coverage.py torchvision            # plan: widths, shapes and MACs on fake tensors
-    python benchmarks/coverage.py timm --full            # and transform, train a step, reload, export, run in onnxruntime
+    python benchmarks/coverage.py timm --full            # and transform, train a step, reload, export and run
     python benchmarks/coverage.py transformers --only 'gpt*' --json coverage.json
 
-Each model runs in a process of its own, with a time limit. What a run says of a model is one of: ``ok``; ``refused``, an
-error of sift's with a sentence and a hint; ``FAILED``, anything else, which is a bug.
+Each model runs in a process of its own, with a time limit. What a run says of a model is one of: ``ok``; ``refused``,
+an error of sift's with a sentence and a hint; ``FAILED``, anything else, which is a bug. Models of transformers have
+the widths of their default configuration, and 2 layers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,9 +63,33 @@ TRANSFORMERS = """
 
 
 def transformers_names() -> Iterator[str]:
-    from transformers import CONFIG_MAPPING
+    from sift_cli.compat import import_transformers
 
-    yield from (f"transformers:{name}" for name in TRANSFORMERS if name in CONFIG_MAPPING)
+    known = import_transformers("the sweep").CONFIG_MAPPING
+    yield from (f"transformers:{name}" for name in TRANSFORMERS if name in known)
+
+
+#: What a configuration calls its number of layers, and how many it gets here. Widths stay.
+LAYERS = re.compile(r"(num_.*layers|.*_layers|n_layers?|num_blocks)$")
+FEW = 2
+
+
+def shortened(model_type: str, folder: Path) -> Path:
+    """A folder with the configuration of ``model_type``, of fewer layers and with at most 2,000 tokens."""
+    from sift_cli.compat import import_transformers
+
+    config = import_transformers(f"transformers:{model_type}").CONFIG_MAPPING[model_type]()
+    values = config.to_dict()
+    for key, value in values.items():
+        if type(value) is int and value > FEW and LAYERS.fullmatch(key):
+            values[key] = FEW
+        elif key == "vocab_size" and type(value) is int:
+            values[key] = min(value, 2000)
+        elif key.endswith("token_id") and type(value) is int and value >= 2000:
+            values[key] = 1999
+    folder.mkdir()
+    type(config).from_dict(values).save_pretrained(folder)
+    return folder
 
 
 SOURCES = {"torchvision": torchvision_names, "timm": timm_names, "transformers": transformers_names}
@@ -76,22 +102,25 @@ def examine(name: str, full: bool) -> dict[str, Any]:
 
     start = time.perf_counter()
     stage, facts = "plan", dict[str, Any]()
+    folder = tempfile.TemporaryDirectory()
     try:
-        plan = api.plan(name, sparsity=SPARSITY)
+        source: str | Path = name
+        if name.startswith("transformers:"):
+            source = f"transformers:{shortened(name.partition(':')[2], Path(folder.name, 'model'))}"
+        plan = api.plan(source, sparsity=SPARSITY)
         facts = {
             "layers": len(plan.sparse_layers), "macs": plan.macs_before, "after": plan.macs_after,
             "weights": sum(layer.numel_before for layer in plan.layers), "solved": plan.solved_sparsity,
             "match": plan.options["match"],
         }  # fmt: skip
         if full:
-            with tempfile.TemporaryDirectory() as folder:
-                stage = "transform"
-                written = Path(folder, "wide.safetensors")
-                api.transform(name, written, sparsity=SPARSITY)
-                stage = "train"
-                train(written)
-                stage = "export"
-                api.export(written, Path(folder, "wide.onnx"))
+            stage = "transform"
+            written = Path(folder.name, "wide.safetensors")
+            api.transform(source, written, sparsity=SPARSITY)
+            stage = "train"
+            train(written)
+            stage = "export"
+            api.export(written, Path(folder.name, "wide.onnx"))
         return {"model": name, "result": "ok", **facts, "seconds": time.perf_counter() - start}
     except SiftError as error:
         why = f"{error.message} ({error.hint})"
@@ -99,6 +128,8 @@ def examine(name: str, full: bool) -> dict[str, Any]:
     except Exception as error:
         why = f"{type(error).__name__}: {error}"[:300]
         return {"model": name, "result": "FAILED", "stage": stage, "why": why, **facts}
+    finally:
+        folder.cleanup()
 
 
 def train(path: Path) -> None:

@@ -182,6 +182,18 @@ class TinyAttention(nn.Module):
         return self.head(self.again(self.tied(x)))
 
 
+class TinyGaussian(nn.Module):
+    """(N, 16) → (N, 10). A hidden layer that is drawn as GPT-2 draws its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.hidden, self.head = nn.Linear(16, 16), nn.Linear(16, 32), nn.Linear(32, 10)
+        nn.init.normal_(self.hidden.weight, 0.0, 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.hidden(F.relu(self.stem(x)))))
+
+
 class TinyLiteral(nn.Module):
     """A width that the code has as a number, so it cannot be widened."""
 
@@ -208,6 +220,14 @@ def _random_norms(module: nn.Module) -> nn.Module:
 
 def tiny_resnet(**kwargs: int) -> nn.Module:
     return _random_norms(TinyResNet(**kwargs))
+
+
+def silent_resnet() -> nn.Module:
+    """A TinyResNet that starts each block as its shortcut."""
+    net = TinyResNet()
+    for block in (net.layer1, net.layer2):
+        nn.init.zeros_(block.bn2.weight)
+    return net
 
 
 def tiny_mobilenet() -> nn.Module:
@@ -248,6 +268,10 @@ def random_buffer() -> nn.Module:
 
 def tiny_attention() -> nn.Module:
     return TinyAttention()
+
+
+def tiny_gaussian() -> nn.Module:
+    return TinyGaussian()
 
 
 def tiny_literal() -> nn.Module:

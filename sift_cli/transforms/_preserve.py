@@ -28,7 +28,17 @@ from sift_cli.errors import PlanError
 from sift_cli.models.calling import Inputs
 from sift_cli.models.precise import InDouble
 from sift_cli.surgery.growth import Growth
-from sift_cli.widths import Axis, LayerRole, Rescaled, Unscalable, WidthGraph, centrable, combined, output_axis, rescaled
+from sift_cli.widths import (
+    Axis,
+    LayerRole,
+    Rescaled,
+    Unscalable,
+    WidthGraph,
+    centrable,
+    combined,
+    output_axis,
+    rescaled,
+)
 
 #: How close two outputs of a norm in double precision are if they are the same function.
 _EQUAL = 1e-10

@@ -159,7 +159,7 @@ def decide_in_place(
             edits += _taken(path, choice, masks, options, kind)
     elif choices:
         fills, drawn = scratch_fills(base.module, model.architecture, options.seed)
-        edits += _drawn(fills, module, list(choices), masks, options)
+        edits += _drawn(fills, base.module, module, list(choices), masks, options)
         remarks += drawn
     planned = tuple(row for layer in found for row in _rows(layer, choices, module, after, masks))
     plan = TransformPlan(
@@ -183,8 +183,10 @@ def decide_in_place(
             hint="let more layers be replaced (--keep, --only), or use --match layer",
         )  # fmt: skip
     if plan.macs_after > plan.macs_before and not options.compat:
-        more = (layer for layer in planned if layer.macs_after > layer.macs_before > 0)
-        causes = ", ".join(f"{layer.name} {layer.macs_after - layer.macs_before:+,}" for layer in more)
+        rows = (layer for layer in planned if layer.macs_after > layer.macs_before > 0)
+        more = {layer.name: layer.macs_after - layer.macs_before for layer in rows}
+        more["products without a weight"] = plan.other_macs[1] - plan.other_macs[0]
+        causes = ", ".join(f"{name} {macs:+,}" for name, macs in more.items() if macs)
         overhead = f"the model has {plan.macs_after / plan.macs_before - 1:+.2%} MACs in total: {causes}"
         plan = replace(plan, notes=(overhead, *plan.notes))
     return plan
@@ -217,16 +219,22 @@ def _carried_out(meta: nn.Module, edits: Sequence[Edit], inputs: Inputs) -> tupl
 
 def _drawn(
     fills: Sequence[FillTensor],
+    base: nn.Module,
     module: nn.Module,
     replaced: Sequence[str],
     masks: Mapping[str, int],
     options: TransformOptions,
 ) -> Iterator[Edit]:
-    """New values: ``fills`` for what stays, each new layer's own, and random masks."""
+    """New values: ``fills`` for what stays and for parts of the shape of what goes, other parts by their own shape, and
+    random masks."""
     inside = tuple(f"{path}." for path in replaced)
     yield from (fill for fill in fills if not fill.tensor.startswith(inside))
     for path in replaced:
-        yield from part_fills(path, module.get_submodule(path), options.seed)
+        weight = layers.weight_of(base.get_submodule(path))
+        dense = [fill for fill in fills if fill.tensor == f"{path}.weight"]
+        for fill in part_fills(path, module.get_submodule(path), options.seed):
+            alike = len(dense) == 1 and module.state_dict()[fill.tensor].shape == weight.shape
+            yield replace(dense[0], tensor=fill.tensor) if alike else fill
     for name, kept in masks.items():
         yield AttachMask(name, kept, "random", options.seed)
 

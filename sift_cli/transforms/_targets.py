@@ -68,12 +68,16 @@ def sort(
         PlanError: A glob matches no layer.
     """
     before, now = dict(original.named_parameters()), dict(module.named_parameters())
+    # A tied weight has one name here: the first.
+    first_name = {id(parameter): name for name, parameter in now.items()}
+    aliases = {name: first_name[id(tensor)] for name, tensor in module.named_parameters(remove_duplicate=False)}
     positions: Counter[str] = Counter()
     first: dict[str, tuple[str, str]] = {}
     for count in report.layers:
-        if count.weight in now:
-            positions[count.weight] += count.dense // now[count.weight].numel()
-            first.setdefault(count.weight, (count.name, count.op))
+        weight = aliases.get(count.weight or "")
+        if weight is not None:
+            positions[weight] += count.dense // now[weight].numel()
+            first.setdefault(weight, (count.name, count.op))
     names = {name for name, _ in first.values()}
     for glob in (*options.only, *options.keep):
         if not any(TransformOptions(options.sparsity, keep=(glob,)).selects(name) is False for name in names):
@@ -81,7 +85,11 @@ def sort(
     reasons: dict[str, list[str]] = defaultdict(list)
     found = []
     for weight, (path, op) in first.items():
-        why = _obstacle(module, path, weight, placed)
+        shared = [name for name, one in aliases.items() if one == weight and name != f"{path}.weight"]
+        if shared and f"{path}.weight" in aliases:
+            why: str | None = f"shares its weight with {shared[0].rpartition('.')[0]}"
+        else:
+            why = _obstacle(module, path, weight, placed)
         selected, role = options.selects(path), placed.roles.get(weight, "hidden")
         if selected is False:
             role = "kept"
@@ -108,10 +116,6 @@ def _obstacle(module: nn.Module, path: str, weight: str, placed: Places) -> str 
     why = layers.refusal(module.get_submodule(path))
     if why is not None:
         return why
-    parameter = module.get_parameter(weight)
-    names = [name for name, other in module.named_parameters(remove_duplicate=False) if other is parameter]
-    if len(names) > 1:
-        return f"shares its weight with {next(name for name in names if name != weight)}"
     parent = module.get_submodule(path.rpartition(".")[0])
     if isinstance(parent, _READERS) or placed.calls[path] != placed.uses[weight]:
         return f"is read by {type(parent).__name__} without being called"

@@ -95,7 +95,7 @@ class _Sums(TorchDispatchMode):
             if bias is not None and args[bias] is not None:
                 parts |= self._of(args[bias])
             self.seen([t for t in operands if t is not tensor])
-        else:
+        elif results:  # others ask for no values, as for a device
             self.seen(operands)
         self._parts |= {id(tensor): parts for tensor in results}
         return result

@@ -223,6 +223,17 @@ def test_parts_start_by_the_shape_of_their_own(tiny: Tiny) -> None:
     assert fills["fc2.v.weight"].b == pytest.approx(1 / 8, rel=1e-12)
 
 
+def test_parts_of_the_old_shape_start_as_the_model_starts_them() -> None:
+    fills = {e.tensor: e for e in cifar("doped", "3/4").edits if isinstance(e, FillTensor)}
+    # The model's constructor: He by fan out, 64·9.
+    theta = fills["layer1.0.conv1.theta.weight"]
+    assert (theta.distribution, theta.b) == ("normal", pytest.approx((2 / 576) ** 0.5, rel=1e-9))
+    gaussian = api.plan("nets:tiny_gaussian", kind="parallel", sparsity="1/2", input_shape=(1, 16))
+    fills = {e.tensor: e for e in gaussian.edits if isinstance(e, FillTensor)}
+    for branch in ("hidden.branches.0.weight", "hidden.branches.1.weight"):
+        assert (fills[branch].distribution, fills[branch].b) == ("normal", pytest.approx(0.02, rel=1e-9))
+
+
 @pytest.mark.parametrize("net", ["tiny_resnet", "tiny_mobilenet", "tiny_plain"])
 def test_a_partition_is_the_same_function_in_train_and_eval_mode(net: str, tiny: Tiny) -> None:
     model = tiny(net)
