@@ -189,7 +189,8 @@ def mobilenet_options(policy: str, sparsity: str) -> Mapping[str, Any]:
         sparse = [layer for layer in layers if layer.role in ("sparse", "depthwise")]
         left = sum(x.macs_before for x in layers) - sum(x.macs_after for x in layers if x not in sparse)
         share = 1 - left / sum(x.positions * x.numel_after for x in sparse)
-    return options | {"layer_sparsity": tuple(f"{glob}={share:.6f}" for glob in DEPTHWISE)}
+    text = f"{share:.6f}".removeprefix("0")
+    return options | {"layer_sparsity": tuple(f"{glob}={text}" for glob in DEPTHWISE)}
 
 
 POLICIES = {"dense": "dense", "own": "1 − 1/k, their own", "same": "that of all others"}

@@ -161,10 +161,10 @@ def _fill(tensor: torch.Tensor, edit: FillTensor, growth: Growth) -> None:
             raise PlanError(f"the plan fills rows up to {edit.stop} of {edit.tensor!r}, whose shape is {growth.old}")
         region = region.narrow(axis, edit.start, edit.stop - edit.start)
     if edit.distribution == "center":
-        values = region.double()
-        values -= values.sum(axis, keepdim=True) / growth.old[axis]
-        growth.grown(values, axis).zero_()
-        region.copy_(values)
+        centred = region.double()
+        centred -= centred.sum(axis, keepdim=True) / growth.old[axis]
+        growth.grown(centred, axis).zero_()
+        region.copy_(centred)
         return
     if edit.distribution == "scale":
         region.copy_(region.double() * edit.a)  # in float32 the factor would be rounded, too

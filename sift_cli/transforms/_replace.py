@@ -6,6 +6,7 @@ replaced. The kinds differ in what they put there, which is a function from a la
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -161,7 +162,10 @@ def decide_in_place(
         fills, drawn = scratch_fills(base.module, model.architecture, options.seed)
         edits += _drawn(fills, base.module, module, list(choices), masks, options)
         remarks += drawn
-    planned = tuple(row for layer in found for row in _rows(layer, choices, module, after, masks))
+    macs = Counter[str]()
+    for count in after.layers:
+        macs[count.weight or ""] += count.dense
+    planned = tuple(row for layer in found for row in _rows(layer, choices, module, macs, masks))
     plan = TransformPlan(
         kind=kind.name,
         sparsity=str(options.sparsity),
@@ -229,11 +233,13 @@ def _drawn(
     random masks."""
     inside = tuple(f"{path}." for path in replaced)
     yield from (fill for fill in fills if not fill.tensor.startswith(inside))
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    by_name = {name: list(group) for name, group in itertools.groupby(fills, lambda fill: fill.tensor)}
     for path in replaced:
         weight = layers.weight_of(base.get_submodule(path))
-        dense = [fill for fill in fills if fill.tensor == f"{path}.weight"]
+        dense = by_name.get(f"{path}.weight", [])
         for fill in part_fills(path, module.get_submodule(path), options.seed):
-            alike = len(dense) == 1 and module.state_dict()[fill.tensor].shape == weight.shape
+            alike = len(dense) == 1 and shapes[fill.tensor] == weight.shape
             yield replace(dense[0], tensor=fill.tensor) if alike else fill
     for name, kept in masks.items():
         yield AttachMask(name, kept, "random", options.seed)
@@ -258,7 +264,7 @@ def _taken(
 
 
 def _rows(
-    layer: Dense, choices: Mapping[str, Choice], module: nn.Module, after: FlopReport, masks: Mapping[str, int]
+    layer: Dense, choices: Mapping[str, Choice], module: nn.Module, macs: Mapping[str, int], masks: Mapping[str, int]
 ) -> Iterator[PlannedLayer]:
     """The layer in the plan: itself, or that it goes and the parts of what comes.
 
@@ -271,9 +277,6 @@ def _rows(
         yield PlannedLayer(layer.path, layer.op, layer.weight, role, layer.positions, layer.budget, layer.weights, kept)
         return
     yield PlannedLayer(layer.path, layer.op, layer.weight, "replaced", layer.positions, layer.budget, 0, 0)
-    macs: Counter[str] = Counter()
-    for count in after.layers:
-        macs[count.weight or ""] += count.dense
     for inside, part in module.get_submodule(layer.path).named_modules():
         if not isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
             continue

@@ -232,6 +232,6 @@ def _notes(layers: tuple[PlannedLayer, ...], others: tuple[int, int], options: T
         yield "weights are drawn anew (--init scratch); --init preserve starts from the function of the given ones"
     else:
         yield (
-            "every kept weight is an original one, so new channels take part once dynamic sparse training grows "
-            "connections to them"
+            "every kept weight comes from an original one, so new channels take part once dynamic sparse training "
+            "grows connections to them"
         )

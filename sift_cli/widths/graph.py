@@ -45,7 +45,7 @@ class LayerRole(StrEnum):
     """What a weight does in its model, by its place in the graph and not by its name."""
 
     FIRST = "first"  # contracts the model's input
-    LAST = "last"  # its result reaches the output with no other contraction after it
+    LAST = "last"  # its result reaches the output, and no other contraction reads it
     DEPTHWISE = "depthwise"
     GROUPED = "grouped"
     EMBEDDING = "embedding"
@@ -350,10 +350,8 @@ def _parts(
     for poly, _ in system.equations:
         growing = poly.substitute({s: constants.get(system.find(s), system.find(s)) for s in poly.symbols()})
         match sorted(growing.items(), key=lambda item: abs(item[1])):
-            case [((a,), 1 | -1 as sign), ((b,), other)] if other * sign < 0:  # a == n · b, which a product made
-                made = frozenset({((b,), abs(other))})
-                if made in values:
-                    found.append((size(Polynomial.of(a)), 1, made))
+            case [((a,), 1 | -1 as sign), ((b,), other)] if other * sign < 0:  # a == n · b, and so is what a view made
+                found.append((size(Polynomial.of(a)), 1, size(Polynomial({(b,): abs(other)}))))
     parts = equal_parts(found, values)
     return {symbol: parts.get(frozenset({((symbol,), 1)}), 1) for symbol in system.sizes}
 
@@ -403,6 +401,7 @@ def _decide_degrees(
 
 def _roles(traced: Trace, module: nn.Module) -> dict[str, LayerRole]:
     shapes = {slot.name: slot.tensor.shape for slot in slots(module)}
+    read_on = frozenset[str]().union(*(site.feeds_on for site in traced.sites))
     roles: dict[str, LayerRole] = {}
     for site in traced.sites:
         if site.op == "embedding":
@@ -410,7 +409,7 @@ def _roles(traced: Trace, module: nn.Module) -> dict[str, LayerRole]:
             continue
         if INPUT in site.feeds_on:
             role = LayerRole.FIRST
-        elif site.weight in traced.output_feeds_on:
+        elif site.weight in traced.output_feeds_on - read_on:
             role = LayerRole.LAST
         elif site.groups > 1:
             role = LayerRole.DEPTHWISE if shapes[site.weight][1] == 1 else LayerRole.GROUPED

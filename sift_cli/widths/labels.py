@@ -122,7 +122,7 @@ class Labels(TorchDispatchMode):
         if func is aten.embedding.default and id(args[0]) in self.weights:
             name = self.weights[id(args[0])]
             self.sites.append(Site(name, "embedding", 1, frozenset([INPUT])))
-            return frozenset([name])
+            return frozenset([f"<table {name}>"])  # a tied weight is a table at one end and a layer at the other
         if "scaled_dot_product" in str(func):
             for part, tensor in zip("qkv", args, strict=False):
                 for name in self.label(tensor):
