@@ -31,7 +31,8 @@ def lower(graph: ir.Graph, node: ir.Node, weight: ir.Value, mask: Mask) -> ir.No
     """The operator that takes the place of ``node``."""
     bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
     # The operator's weight is (outputs, inputs); transformers' Conv1D has (inputs, outputs).
-    outputs_first = node.attributes.get_int("transB", 0) == 1 if node.op_type == "Gemm" else weight is not node.inputs[1]
+    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+    outputs_first = transposed or weight is not node.inputs[1]
     inputs = [node.inputs[0], *sparse_inputs(graph, weight, bias, mask, transpose=not outputs_first)]
     shape = mask.shape if outputs_first else mask.shape[::-1]
     return ir.node("SparseLinear", inputs, {"weight_shape": shape}, domain=DOMAIN, name=node.name)
