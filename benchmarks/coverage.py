@@ -83,6 +83,8 @@ def shortened(model_type: str, folder: Path) -> Path:
     for key, value in values.items():
         if type(value) is int and value > FEW and LAYERS.fullmatch(key):
             values[key] = FEW
+        elif key == "layer_types" and isinstance(value, list):
+            values[key] = value[:FEW]
         elif key == "vocab_size" and type(value) is int:
             values[key] = min(value, 2000)
         elif key.endswith("token_id") and type(value) is int and value >= 2000:

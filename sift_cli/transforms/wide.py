@@ -10,6 +10,7 @@ higher than the nominal one: .91475 instead of .9 for ResNet-18.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -145,12 +146,17 @@ def _layers(
         if weight is not None:
             positions[weight] = positions.get(weight, 0) + count.dense // new[weight].numel()
             first.setdefault(weight, (count.name, count.op))
+    # A module with several weights (a recurrent layer) is several layers, named as its weights.
+    weights = Counter(name for name, _ in first.values())
+    first = {weight: (name if weights[name] == 1 else weight, op) for weight, (name, op) in first.items()}
     layers: dict[str, _Layer] = {}
     for weight, (name, op) in first.items():
         selected = options.selects(name)
         role = graph.roles.get(weight, LayerRole.HIDDEN) if graph is not None else LayerRole.HIDDEN
-        if selected is False or (selected is None and old[weight].shape == new[weight].shape):
-            # By wish, or because a layer that does not grow (ECA's kernel over channels) has nothing to pay.
+        recurrent = isinstance(module.get_submodule(weight.rpartition(".")[0]), nn.RNNBase)
+        if selected is False or recurrent or (selected is None and old[weight].shape == new[weight].shape):
+            # By wish; because ONNX packs the weights of a recurrent layer in a way that no sparse operator takes; or
+            # because a layer that does not grow (ECA's kernel over channels) has nothing to pay.
             named = "kept"
         elif selected is None and role in (LayerRole.FIRST, LayerRole.LAST):
             named = role.value

@@ -278,7 +278,7 @@ def _symbolic_attributes(module: nn.Module, result: Trace) -> Iterator[None]:
     try:
         for path, prefix, child, holder in attribute_holders(module):
             for key, value in list(holder.items()):
-                if key.startswith("_") or (key in _NOT_A_WIDTH and not _is_width_of_rnn(child, key)):
+                if key.startswith("_") or (key in _NOT_A_WIDTH and not _is_a_width_here(child, key, value)):
                     continue
                 new: Any
                 if type(value) is int and value > 1:
@@ -297,8 +297,11 @@ def _symbolic_attributes(module: nn.Module, result: Trace) -> Iterator[None]:
             holder[key] = value
 
 
-def _is_width_of_rnn(module: nn.Module, key: str) -> bool:
-    return isinstance(module, nn.RNNBase) and key == "input_size"  # elsewhere the size of an image
+def _is_a_width_here(module: nn.Module, key: str, value: Any) -> bool:
+    """``input_size`` is the size of an image but in recurrent layers; ``dim`` counts axes where it is small."""
+    if key == "dim":
+        return type(value) is int and value > 7
+    return isinstance(module, nn.RNNBase) and key == "input_size"
 
 
 def _is_sizes(value: Any) -> bool:

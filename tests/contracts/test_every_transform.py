@@ -80,6 +80,8 @@ def test_the_dry_run_is_the_real_run(kind: str, options: dict[str, Any], tiny: C
 @every_option
 @pytest.mark.parametrize("net", ["tiny_resnet", "tiny_mobilenet", "tiny_plain"])
 def test_every_promise_holds_on_the_file(kind: str, options: dict[str, Any], net: str, tmp_path: Path) -> None:
+    if net != "tiny_resnet" and not options.keys() <= COMMON:
+        pytest.skip("an option of some kinds is tried on one net")
     output = tmp_path / "out.safetensors"
     # Where no layer is sparse, ranks have to pay for a wider stem, and at 3/4 tiny_mobilenet's alone costs too much.
     sparsity = "1/2" if net == "tiny_mobilenet" else "3/4"
