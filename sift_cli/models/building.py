@@ -56,17 +56,19 @@ def input_specs(architecture: Architecture, shape: tuple[int, ...] | None = None
     Raises:
         ModelError: The architecture does not tell and no shape is given, or it fits none of its inputs.
     """
-    return at_shape(source_of(architecture).inputs(architecture.name, architecture.kwargs), shape)
+    return at_shape(source_of(architecture).inputs(architecture.name, architecture.kwargs), shape, str(architecture))
 
 
-def at_shape(specs: tuple[InputSpec, ...] | None, shape: tuple[int, ...] | None) -> tuple[InputSpec, ...]:
+def at_shape(
+    specs: tuple[InputSpec, ...] | None, shape: tuple[int, ...] | None, name: str = "the model"
+) -> tuple[InputSpec, ...]:
     """The same inputs with ``shape`` for the only one of them, or for those that have as many axes.
 
     Raises:
         ModelError: None of several has as many, or nothing is known of the inputs at all.
     """
     if specs is None and shape is None:
-        raise ModelError("the model does not say what its input looks like", hint="pass --input 1x3x224x224")
+        raise ModelError(f"{name} does not say what its input looks like", hint="pass --input 1x3x224x224")
     if specs is None or shape is None:
         return specs or (InputSpec(shape or ()),)
     fitting = [spec for spec in specs if len(specs) == 1 or len(spec.shape) == len(shape)]
@@ -95,7 +97,7 @@ def chosen_inputs(
     from sift_cli.models.calling import draw, map_inputs, specs_of
 
     if arrays is None:
-        specs = at_shape(specs, shape)
+        specs = at_shape(specs, shape, str(architecture))
         return draw(specs, device=device), specs
     if shape is not None:
         raise ModelError("the inputs are given both as a shape and as arrays", hint="leave out --input or --input-npz")

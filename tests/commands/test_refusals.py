@@ -104,7 +104,7 @@ def test_read_only_folder(sift: Sift, checkpoint: Path) -> None:
 def test_full_disk(sift: Sift, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sift_cli.export import artifact
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(artifact, "save", full)

@@ -111,6 +111,14 @@ def other_sign(broken: TransformedModel) -> TransformedModel:
     return broken
 
 
+def other_head_sign(broken: TransformedModel) -> TransformedModel:
+    """The outputs negated, which is farther away than zeros."""
+    with torch.no_grad():
+        for parameter in broken.module.get_submodule("fc").parameters():
+            parameter.mul_(-1)
+    return broken
+
+
 #: What a sound model is transformed with where it has to be another one.
 SOUND: dict[str, dict[str, Any]] = {
     "approximation": {"kind": "doped", "init": "preserve"},
@@ -119,6 +127,7 @@ SOUND: dict[str, dict[str, Any]] = {
 }
 SABOTAGE: dict[str, list[Callable[[TransformedModel], TransformedModel]]] = {
     "approximation": [other_sign],
+    "function_error": [other_head_sign],
     "iso_flop": [one_weight_more],
     "planned_macs": [one_weight_more, one_mask_less],
     "mask_cardinality": [one_weight_more, stray_value],
