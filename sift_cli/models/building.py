@@ -88,6 +88,7 @@ def chosen_inputs(
     arrays: Mapping[str, np.ndarray] | None,
     *,
     device: str = "cpu",
+    name: str = "the model",
 ) -> tuple[Inputs, tuple[InputSpec, ...]]:
     """The example inputs of ``module`` and what they are: the arrays of the user, or random ones of ``specs``.
 
@@ -97,7 +98,7 @@ def chosen_inputs(
     from sift_cli.models.calling import draw, map_inputs, specs_of
 
     if arrays is None:
-        specs = at_shape(specs, shape, str(architecture))
+        specs = at_shape(specs, shape, name)
         return draw(specs, device=device), specs
     if shape is not None:
         raise ModelError("the inputs are given both as a shape and as arrays", hint="leave out --input or --input-npz")

@@ -148,7 +148,7 @@ def _loaded(
     device: str,
 ) -> LoadedModel:
     declared = source_of(architecture).inputs(architecture.name, architecture.kwargs)
-    inputs, specs = chosen_inputs(module, declared, input_shape, input_arrays, device=device)
+    inputs, specs = chosen_inputs(module, declared, input_shape, input_arrays, device=device, name=str(architecture))
     return LoadedModel(module, inputs, architecture, facts, specs)
 
 

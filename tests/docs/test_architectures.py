@@ -277,6 +277,21 @@ def test_training_flops_of_gpt() -> None:
             assert split[2] == "0.0 %"
 
 
+def test_gpt_for_the_macs_of_the_dense_model() -> None:
+    """What logits and attention leave of the dense model's MACs is what the linear layers keep."""
+    found = {s: cells for kind, s, *cells in rows("gpt3-small") if kind == "wide `--match model`"}
+    s, v, layers = 1024, 50257, 12
+
+    def macs(d: int, linear: float) -> float:
+        return s * linear + layers * 2 * s * s * d + s * v * d
+
+    for sparsity, d in ((".5", 1092), (".75", 1536)):
+        kept = (macs(768, layers * 12 * 768**2) - macs(d, 0)) / s
+        assert f"{1 - kept / (layers * 12 * d * d):.5f}" == f"0{found[sparsity][1]}"
+    assert f"{float(found['.75'][1]):.4f}" == "0.9192"  # the specification's
+    assert found[".9"][0].startswith("refused: wide is not feasible on the model")
+
+
 def test_gpt_at_the_papers_widths_costs_what_the_page_says() -> None:
     assert f"{gpt_flops(12, 768, 1092, 12):.3E}" == "1.025E+12"
     assert "so that at the same widths the FLOPs are 1.025E12" in PAGE
