@@ -401,7 +401,6 @@ def _decide_degrees(
 
 def _roles(traced: Trace, module: nn.Module) -> dict[str, LayerRole]:
     shapes = {slot.name: slot.tensor.shape for slot in slots(module)}
-    read_on = frozenset[str]().union(*(site.feeds_on for site in traced.sites))
     roles: dict[str, LayerRole] = {}
     for site in traced.sites:
         if site.op == "embedding":
@@ -409,7 +408,7 @@ def _roles(traced: Trace, module: nn.Module) -> dict[str, LayerRole]:
             continue
         if INPUT in site.feeds_on:
             role = LayerRole.FIRST
-        elif site.weight in traced.output_feeds_on - read_on:
+        elif site.weight in traced.output_feeds_on - traced.labels.read_on:
             role = LayerRole.LAST
         elif site.groups > 1:
             role = LayerRole.DEPTHWISE if shapes[site.weight][1] == 1 else LayerRole.GROUPED

@@ -77,6 +77,15 @@ class Labels(TorchDispatchMode):
     def label(self, tensor: Tensor) -> frozenset[str]:
         return self.labels.get(id(tensor), frozenset())
 
+    @property
+    def read_on(self) -> frozenset[str]:
+        """Weights whose result another contraction reads."""
+        return frozenset[str]().union(*(site.feeds_on for site in self.sites))
+
+    def ends_in(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` comes from a layer that no other contraction reads."""
+        return any(not name.startswith("<") for name in self.label(tensor) - self.read_on)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]

@@ -80,11 +80,11 @@ class Trace:
         axes, attributes: Symbols by where they occur.
         inputs: Symbols of the channels of floating-point inputs.
         sizes: Present value of each symbol.
-        outputs: Primary outputs, on symbolic sizes.
+        outputs: Outputs of heads, on symbolic sizes.
         heads: Batch sizes of products of activations: numbers of heads, windows or experts, never widths.
         layouts: Axes that operators split or merged, each once.
         labels: What each weight does.
-        output_feeds_on: Label of the primary outputs.
+        output_feeds_on: Label of these outputs.
         unused: Names of parameters that no operator reads, neither in eval mode nor in train mode.
     """
 
@@ -154,13 +154,15 @@ def trace(module: nn.Module, inputs: Any) -> Trace:
     fake_inputs = tree_map_only(torch.Tensor, lambda t: _fake_like(fake, t, t.shape), inputs)
     labels = Labels(labels_of, [t for t in tree_leaves(fake_inputs) if isinstance(t, torch.Tensor)])
     with replaced(module, found, stand_in), torch.no_grad(), fake, labels, WidthRules():
-        outputs = _run(module, fake_inputs)
+        outputs = _forward(module, fake_inputs)
+    # A model of several heads is told from one that also hands out what a later layer reads: a head is read by none.
+    heads = [index for index, tensor in enumerate(_tensors(outputs)) if labels.ends_in(tensor)]
 
     env = WidthEnv()
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
     fake.cache_enabled = False  # no two layers have the same symbols, so it never hits and takes half of the time
     result = Trace(env, labels)
-    result.output_feeds_on = frozenset[str]().union(*(labels.label(t) for t in outputs))
+    result.output_feeds_on = frozenset[str]().union(*(labels.label(t) for t in _kept(outputs, heads)))
     fixed = labels.fixed
     stand_in = {}
     for slot in found:
@@ -183,7 +185,7 @@ def trace(module: nn.Module, inputs: Any) -> Trace:
         _symbolic_attributes(module, result), replaced(module, found, stand_in), _symbolic_math(),
         torch.no_grad(), fake, watch, WidthRules(),
     ):  # fmt: skip
-        result.outputs = _run(module, fake_inputs)
+        result.outputs = _kept(_forward(module, fake_inputs), heads)
         if watch.unused:  # auxiliary heads run in train mode only
             with _train_mode(module), contextlib.suppress(UnsupportedOp):
                 result.outputs += _run(module, tree_map_only(torch.Tensor, lambda t: torch.cat([t, t]), fake_inputs))
@@ -345,7 +347,21 @@ def _fake_like(mode: FakeTensorMode, tensor: torch.Tensor, shape: Any) -> torch.
         return torch.empty(tuple(shape), dtype=tensor.dtype, device="cpu")
 
 
+def _tensors(output: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+
+
+def _kept(output: Any, heads: list[int]) -> list[torch.Tensor]:
+    """The tensors of an output whose sizes stay: those that a user means, and what other heads return."""
+    tensors = _tensors(output)
+    return [*primary(output), *(tensors[index] for index in heads if index < len(tensors))]
+
+
 def _run(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    return list(primary(_forward(module, inputs)))
+
+
+def _forward(module: nn.Module, inputs: Any) -> Any:
     current = [""]
     hooks = [
         child.register_forward_pre_hook(lambda _m, _a, path=path: current.__setitem__(0, path))
@@ -354,7 +370,7 @@ def _run(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it has no shape kernel
     try:
-        output = call(module, inputs)
+        return call(module, inputs)
     except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, IndexError) as error:
         raise UnsupportedOp(
             _innermost_call(error),
@@ -366,7 +382,6 @@ def _run(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for hook in hooks:
             hook.remove()
-    return list(primary(output))
 
 
 def _innermost_call(error: Exception) -> str:

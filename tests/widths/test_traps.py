@@ -310,3 +310,20 @@ def test_a_width_by_hand_that_does_not_fit_is_refused() -> None:
 def test_a_kept_face_is_no_hidden_one() -> None:
     graph = trace_widths(Attention().eval(), TOKENS)
     assert {group.face for group in graph.groups if group.scales and group.axes} == {Face.HIDDEN}
+
+
+def test_every_head_keeps_its_size() -> None:
+    """BERT for pre-training: the logits are the output that a user means, and the two classes of the next sentence
+    have to stay two."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.words, self.pair = nn.Linear(8, 16), nn.Linear(16, 30), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            hidden = self.body(x)
+            return {"hidden_states": hidden, "logits": self.words(hidden), "pair": self.pair(hidden)}
+
+    found = shapes(doubled(Heads(), (torch.zeros(1, 8),)).module)
+    assert (found["body.weight"], found["words.weight"], found["pair.weight"]) == ((32, 8), (30, 32), (2, 32))
