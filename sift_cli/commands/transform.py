@@ -62,7 +62,7 @@ def _factor(text: str | Fraction) -> Fraction:
 def command(
     model: Source,
     sparsity: Sparsity = None,
-    kind: Annotated[Kind, typer.Option(help="The transform.")] = WIDE,
+    kind: Annotated[Kind, typer.Option(help="The member of the family.")] = WIDE,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write, for a folder a folder; by default MODEL-KIND-SPARSITY."),
@@ -122,7 +122,9 @@ def command(
             metavar="random|topk|FILE", help="Keep random weights (default), the largest, or those of a file's masks."
         ),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only these layers become sparse.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Only these layers become sparse, or are replaced.")
+    ] = None,
     keep: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="These layers stay dense.")] = None,
     seed: Seed = 0,
     plan: Annotated[

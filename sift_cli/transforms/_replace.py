@@ -289,13 +289,13 @@ def _rows(
 
 
 def _promises(options: TransformOptions, kind: Kind, *, changed: bool, masked: bool) -> tuple[str, ...]:
-    macs = ["planned_macs"] if options.compat else ["iso_flop", *(["search_space"] if masked else [])]
+    macs = "planned_macs" if options.compat else "iso_flop"
     kept = [] if changed else ["same_function"]
     if changed and kind.keeps is not None and options.init == "preserve":
         kept = [kind.keeps.promise]
     # Of the official code's masks, some of which are on other tensors, the paper's table says nothing.
-    space = ["search_space"] if changed and kind.keeps is not None and not options.compat else []
-    return (*macs, "mask_cardinality", *space, "io_shapes", "roundtrip", *kept)
+    space = ["search_space"] if masked and not options.compat else []
+    return (macs, "mask_cardinality", *space, "io_shapes", "roundtrip", *kept)
 
 
 class _Sigma:
