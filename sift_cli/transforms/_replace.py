@@ -18,13 +18,14 @@ from sift_cli import layers
 from sift_cli.core.counts import FlopReport
 from sift_cli.core.plan import AttachMask, Edit, FillTensor, PlannedLayer, ReplaceLayer, TransformPlan
 from sift_cli.core.seeds import derive_seed
-from sift_cli.errors import Infeasible, PlanError
+from sift_cli.errors import PlanError
 from sift_cli.flops import count_module
 from sift_cli.flops.shadow import shadow
 from sift_cli.models import LoadedModel
 from sift_cli.models.calling import Inputs, map_inputs
 from sift_cli.surgery import apply_edits
 from sift_cli.transforms._init import scratch_fills
+from sift_cli.transforms._layers import require_within
 from sift_cli.transforms._options import TransformOptions
 from sift_cli.transforms._parts import own_activation, part_fills
 from sift_cli.transforms._place import places
@@ -181,11 +182,8 @@ def decide_in_place(
             after.dense - sum(row.positions * row.numel_after for row in planned),
         ),
     )
-    if options.match == "model" and not options.compat and plan.macs_after > plan.macs_before:
-        raise Infeasible(
-            kind.name, "the model", f"at most {plan.macs_before:,} MACs", f"{plan.macs_after:,}",
-            hint="let more layers be replaced (--keep, --only), or use --match layer",
-        )  # fmt: skip
+    if options.match == "model" and not options.compat:
+        require_within(plan, hint="let more layers be replaced (--keep, --only), or use --match layer")
     if plan.macs_after > plan.macs_before and not options.compat:
         rows = (layer for layer in planned if layer.macs_after > layer.macs_before > 0)
         more = {layer.name: layer.macs_after - layer.macs_before for layer in rows}

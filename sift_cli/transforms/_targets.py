@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from sift_cli import layers
 from sift_cli.core.counts import FlopReport
-from sift_cli.errors import PlanError
+from sift_cli.transforms._layers import check_globs, used_weights, weight_names
 from sift_cli.transforms._options import TransformOptions
 from sift_cli.transforms._place import Places
 
@@ -68,23 +68,13 @@ def sort(
         PlanError: A glob matches no layer.
     """
     before, now = dict(original.named_parameters()), dict(module.named_parameters())
-    # A tied weight has one name here: the first.
-    first_name = {id(parameter): name for name, parameter in now.items()}
-    aliases = {name: first_name[id(tensor)] for name, tensor in module.named_parameters(remove_duplicate=False)}
-    positions: Counter[str] = Counter()
-    first: dict[str, tuple[str, str]] = {}
-    for count in report.layers:
-        weight = aliases.get(count.weight or "")
-        if weight is not None:
-            positions[weight] += count.dense // now[weight].numel()
-            first.setdefault(weight, (count.name, count.op))
-    names = {name for name, _ in first.values()}
-    for glob in (*options.only, *options.keep):
-        if not any(TransformOptions(options.sparsity, keep=(glob,)).selects(name) is False for name in names):
-            raise PlanError(f"no layer matches {glob!r}", hint=f"layer names look like {min(names, default='')!r}")
+    used = used_weights(module, report)
+    check_globs(options, sorted({use.layer for use in used.values()}))
     reasons: dict[str, list[str]] = defaultdict(list)
     found = []
-    for weight, (path, op) in first.items():
+    aliases = weight_names(module)
+    for weight, use in used.items():
+        path = use.layer
         shared = [name for name, one in aliases.items() if one == weight and name != f"{path}.weight"]
         if shared and f"{path}.weight" in aliases:
             why: str | None = f"shares its weight with {shared[0].rpartition('.')[0]}"
@@ -103,7 +93,7 @@ def sort(
         layer = module.get_submodule(path)
         shape = (*layers.sizes_of(layer), layers.bias_of(layer) is not None) if why is None else ()
         found.append(
-            Dense(path, op, weight, role, positions[weight], before[weight].numel(), now[weight].numel(), *shape)
+            Dense(path, use.op, weight, role, use.positions, before[weight].numel(), now[weight].numel(), *shape)
         )
     notes = [f"{_listed(paths)}: kept, because it {why}" for why, paths in reasons.items()]
     return found, notes

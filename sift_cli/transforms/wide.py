@@ -18,7 +18,7 @@ from torch import nn
 
 from sift_cli.core.counts import FlopReport
 from sift_cli.core.plan import Edit, PlannedLayer, TransformPlan
-from sift_cli.errors import Infeasible, ModelError, PlanError
+from sift_cli.errors import ModelError, PlanError
 from sift_cli.flops import count_module
 from sift_cli.flops.paper_gpt import gpt_count, overhead_note
 from sift_cli.flops.shadow import shadow
@@ -26,6 +26,7 @@ from sift_cli.models import LoadedModel
 from sift_cli.models.calling import Inputs, map_inputs
 from sift_cli.transforms import _masking
 from sift_cli.transforms._init import preserve_fills, scratch_fills
+from sift_cli.transforms._layers import check_globs, require_within, used_weights
 from sift_cli.transforms._options import TransformOptions
 from sift_cli.transforms._widen import widen
 from sift_cli.widths import LayerRole, WidthGraph
@@ -106,14 +107,8 @@ def decide(model: LoadedModel, options: TransformOptions) -> TransformPlan:
         notes=(*_notes(planned, others, options), *notes),
         other_macs=others,
     )
-    if options.match == "model" and plan.macs_after > plan.macs_before:
-        raise Infeasible(
-            "wide",
-            "the model",
-            f"at most {plan.macs_before:,} MACs",
-            f"{plan.macs_after:,}",
-            hint="let more layers be sparse (--keep, --only), or use --match layer",
-        )
+    if options.match == "model":
+        require_within(plan, hint="let more layers be sparse (--keep, --only), or use --match layer")
     return plan
 
 
@@ -136,21 +131,12 @@ def _layers(
 ) -> dict[str, _Layer]:
     """Layers with a weight by name, with role and cost. A weight that is used several times is one layer."""
     old, new = dict(module.named_parameters()), dict(wide.named_parameters())
-    # A tied weight has one name here: the first.
-    first_name = {id(parameter): name for name, parameter in new.items()}
-    names = {name: first_name[id(tensor)] for name, tensor in wide.named_parameters(remove_duplicate=False)}
-    positions: dict[str, int] = {}
-    first: dict[str, tuple[str, str]] = {}
-    for count in after.layers:
-        weight = names.get(count.weight or "")
-        if weight is not None:
-            positions[weight] = positions.get(weight, 0) + count.dense // new[weight].numel()
-            first.setdefault(weight, (count.name, count.op))
+    used = used_weights(wide, after)
     # A module with several weights (a recurrent layer) is several layers, named as its weights.
-    weights = Counter(name for name, _ in first.values())
-    first = {weight: (name if weights[name] == 1 else weight, op) for weight, (name, op) in first.items()}
+    weights = Counter(use.layer for use in used.values())
     layers: dict[str, _Layer] = {}
-    for weight, (name, op) in first.items():
+    for weight, use in used.items():
+        name = use.layer if weights[use.layer] == 1 else weight
         selected = options.selects(name)
         role = graph.roles.get(weight, LayerRole.HIDDEN) if graph is not None else LayerRole.HIDDEN
         recurrent = isinstance(module.get_submodule(weight.rpartition(".")[0]), nn.RNNBase)
@@ -162,10 +148,8 @@ def _layers(
             named = role.value
         else:
             named = "depthwise" if role is LayerRole.DEPTHWISE else "sparse"
-        layers[name] = _Layer(op, weight, named, positions[weight], old[weight].numel(), new[weight].numel())
-    for glob in (*options.only, *options.keep):
-        if not any(TransformOptions(options.sparsity, keep=(glob,)).selects(name) is False for name in layers):
-            raise PlanError(f"no layer matches {glob!r}", hint=f"layer names look like {next(iter(layers), '')!r}")
+        layers[name] = _Layer(use.op, weight, named, use.positions, old[weight].numel(), new[weight].numel())
+    check_globs(options, layers)
     return layers
 
 
@@ -204,8 +188,9 @@ def _overhead(
     """What a GPT costs more by the paper's own formula, where it is one."""
     kept = {layers[name].weight: count for name, count in nonzero.items()}
     with contextlib.suppress(ModelError):
+        dense = gpt_count(meta, before)  # first: most models are none, and need not be counted again
         after = count_module(wide, inputs, counter="dispatch", nonzero=kept)
-        note = overhead_note(gpt_count(meta, before), gpt_count(wide, after))
+        note = overhead_note(dense, gpt_count(wide, after))
         if note:
             yield note
 
