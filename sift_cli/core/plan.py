@@ -323,6 +323,10 @@ class TransformPlan:
         """The layers that others are put in the place of, by their path."""
         return {edit.module: edit for edit in self.edits if isinstance(edit, ReplaceLayer)}
 
+    def place_of(self, tensor: str) -> str | None:
+        """Path of the layer in whose place there is one with this tensor; None where it is of the model itself."""
+        return next((path for path in self.replaced if tensor.startswith(f"{path}.")), None)
+
     @property
     def sparse_layers(self) -> tuple[PlannedLayer, ...]:
         masked = self.masked

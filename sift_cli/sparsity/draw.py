@@ -37,14 +37,6 @@ def lowest(costs: np.ndarray, count: int) -> np.ndarray:
     return chosen.reshape(costs.shape)
 
 
-def random_mask(shape: tuple[int, ...], nonzero: int, *, seed: int, name: str) -> Mask:
-    """A mask of exactly ``nonzero`` positions drawn uniformly without replacement: those of the lowest keys.
-
-    An exact count, because a coin per weight (as in the official code) misses the FLOP budget by chance.
-    """
-    return Mask.from_bool(lowest(random_keys(shape, seed=seed, name=name), nonzero), rule="random", seed=seed)
-
-
 def block_mask(shape: tuple[int, ...], block: tuple[int, ...], parts: tuple[int, ...] | None = None) -> Mask:
     """A mask that keeps the leading block of a tensor: the weights that it had before it grew.
 

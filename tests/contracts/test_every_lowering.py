@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from masks import random_mask
 from torch import nn
 
 from sift_cli import registry, runtime
 from sift_cli.core.masks import Mask
 from sift_cli.export.onnx import to_onnx
-from sift_cli.sparsity.draw import random_mask
 
 LOWERINGS = registry.names("sift_cli.export.lowering")
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from masks import random_mask
 
-from sift_cli.sparsity.draw import block_mask, random_mask
+from sift_cli.sparsity.draw import block_mask, lowest, random_keys
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.fractions(0, 1), st.integers(0, 2**40))
@@ -31,10 +32,7 @@ def test_names_and_seeds_give_other_masks() -> None:
 
 
 def test_the_same_mask_in_another_process() -> None:
-    code = (
-        "from sift_cli.sparsity.draw import random_mask;"
-        "print(random_mask((50, 9), 45, seed=7, name='layer.w').bits.tobytes().hex())"
-    )
+    code = "from masks import random_mask;print(random_mask((50, 9), 45, seed=7, name='layer.w').bits.tobytes().hex())"
     other = [
         subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed},
                        capture_output=True, text=True, check=True).stdout.strip()
@@ -46,7 +44,7 @@ def test_the_same_mask_in_another_process() -> None:
 @pytest.mark.parametrize("nonzero", [-1, 13])
 def test_impossible_counts_are_refused(nonzero: int) -> None:
     with pytest.raises(ValueError, match="12 positions"):
-        random_mask((3, 4), nonzero, seed=0, name="w")
+        lowest(random_keys((3, 4), seed=0, name="w"), nonzero)
 
 
 def test_block() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import nets
 import pytest
 import torch
+from masks import random_mask
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -17,7 +18,6 @@ from sift_cli.compat import import_timm, import_torchvision
 from sift_cli.core.masks import Mask, MaskSet
 from sift_cli.errors import ModelError
 from sift_cli.flops import count_module
-from sift_cli.sparsity.draw import random_mask
 from sift_cli.surgery import apply_masks, attach_masks, masks_of, without_masks
 
 Build = Callable[[nn.Module], nn.Module]

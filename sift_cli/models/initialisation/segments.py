@@ -32,11 +32,6 @@ class Segments:
     def known(self) -> bool:
         return all(draw is not None for _, _, draw in self._runs)
 
-    @property
-    def single(self) -> Draw | None:
-        """The distribution of all entries; None where it is not known or there are several."""
-        return self._runs[0][2] if len(self._runs) == 1 else None
-
     def copy(self) -> Segments:
         result = Segments(self.size)
         result._runs = list(self._runs)

@@ -94,6 +94,8 @@ class Pattern(ABC):
     def draw(self, gemm: Gemm, nonzero: int, *, seed: int, name: str) -> Mask:
         """A random mask, a function of ``seed`` and the tensor's ``name``.
 
+        An exact count, because a coin per weight (as in the official code) misses the FLOP budget by chance.
+
         Raises:
             ValueError: ``nonzero`` is not :meth:`feasible`.
         """

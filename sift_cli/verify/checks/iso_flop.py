@@ -60,7 +60,8 @@ def _claim(plan: TransformPlan, counter: str, before: Mapping[str, int], after: 
 
 def _layer_of(weight: str, plan: TransformPlan) -> str:
     """The weight of the dense layer that ``weight`` is a part in the place of; itself where there is none."""
-    return next((f"{path}.weight" for path in plan.replaced if weight.startswith(f"{path}.")), weight)
+    path = plan.place_of(weight)
+    return weight if path is None else f"{path}.weight"
 
 
 def _coarse(plan: TransformPlan) -> dict[str, int]:

@@ -19,7 +19,7 @@ def measure(evidence: Evidence) -> Iterator[Claim]:
     formula = dict(_by_formula(plan, evidence.original))
     counted = dict.fromkeys(formula, 0)
     for name, mask in masks.items():
-        owner = _owner(plan, name)
+        owner = plan.place_of(name) or name
         counted[owner] = counted.get(owner, 0) + mask.numel
     bits = sum(log2_masks(mask.numel, mask.nonzero) for mask in masks.values())
     total = sum(formula.values())
@@ -36,7 +36,7 @@ def measure(evidence: Evidence) -> Iterator[Claim]:
 def _by_formula(plan: TransformPlan, original: LoadedModel) -> Iterator[tuple[str, int]]:
     """Path of a layer that was replaced, or name of a weight that has a mask itself → its cardinality."""
     sizes = {(edit.tensor, edit.axis): edit.new for edit in plan.edits if isinstance(edit, ResizeAxis)}
-    for owner in dict.fromkeys(_owner(plan, name) for name in plan.masked):
+    for owner in dict.fromkeys(plan.place_of(name) or name for name in plan.masked):
         if owner in plan.replaced:
             replaced = plan.replaced[owner]
             inputs, outputs = layers.sizes_of(original.module.get_submodule(owner))[:2]
@@ -44,7 +44,3 @@ def _by_formula(plan: TransformPlan, original: LoadedModel) -> Iterator[tuple[st
         else:
             shape = original.module.get_parameter(owner).shape
             yield owner, math.prod(sizes.get((owner, axis), size) for axis, size in enumerate(shape))
-
-
-def _owner(plan: TransformPlan, tensor: str) -> str:
-    return next((path for path in plan.replaced if tensor.startswith(f"{path}.")), tensor)
