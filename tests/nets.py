@@ -258,6 +258,21 @@ def in_a_dict() -> nn.Module:
     return Odd("dict")
 
 
+class Versioned(TinyResNet):
+    """Reads a state_dict of no version but its own, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, metadata: dict[str, int], *rest: object):
+        if metadata.get("version") != self._version:
+            raise ValueError(f"version {metadata.get('version')}")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def versioned() -> nn.Module:
+    return _random_norms(Versioned())
+
+
 def zero_head() -> nn.Module:
     return Odd("zero")
 

@@ -145,7 +145,10 @@ def _module(plan: TransformPlan, checkpoint: Checkpoint) -> nn.Module:
         # Buffers that are not in a state_dict are not in the file: their values come from the constructor and the plan.
         seed = int(plan.options["seed"])
         resized = _resized(build(plan.architecture, seed=seed), plan, checkpoint.path, stored=expected.keys())
-    state = {name: torch.from_numpy(checkpoint.read(name)) for name in expected}
+    state = resized.state_dict()  # it knows its modules' versions: torchvision's MNASNet refuses a plain dict
+    state.update({name: torch.from_numpy(checkpoint.read(name)) for name in expected})
+    for name in ties:
+        state.pop(name, None)
     resized.load_state_dict(state, assign=True, strict=not ties)
     tie(resized, ties)
     return resized
