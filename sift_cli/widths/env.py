@@ -21,6 +21,7 @@ import sympy
 import torch
 from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.utils._sympy.functions import FloorDiv
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from sift_cli.models import calling
@@ -68,6 +69,8 @@ class WidthEnv(ShapeEnv):
         self.equations: dict[tuple[sympy.Expr, sympy.Expr], Equation] = {}
         self.operator = ""  # that is running; "" while Python code of the model is
         self._values: dict[sympy.Basic, sympy.Basic] = {}
+        self._numbers: dict[sympy.Basic, sympy.Basic] = {}  # symbols that are no widths
+        self._replacements_version_counter = 1  # at 0, SymNode would not ask for any
 
     def symbol(self, name: str, value: int) -> tuple[sympy.Symbol, torch.SymInt]:
         """A fresh symbol for a size, and the SymInt that stands in for it while the model runs."""
@@ -123,7 +126,19 @@ class WidthEnv(ShapeEnv):
         return self.value(expr) if compute_hint else None
 
     def replace(self, expr: sympy.Basic) -> sympy.Basic:  # type: ignore[override]
-        return expr
+        """``expr`` without the symbols that turned out to be no widths.
+
+        A number is divided by the size of a window or a chunk, never by a width; and what such a symbol does to the
+        size of an image grows from layer to layer (over four minutes of ``sympy.simplify`` for maxvit_t).
+        """
+        if isinstance(expr, FloorDiv) and expr.base.is_Integer:
+            for symbol in expr.divisor.free_symbols:
+                self._numbers[symbol] = self.value(symbol)
+                self._record(symbol, self._numbers[symbol])
+            self._replacements_version_counter += 1
+        if self._numbers.keys().isdisjoint(expr.free_symbols):
+            return expr
+        return expr.xreplace(self._numbers)
 
     def simplify(self, expr: sympy.Basic, size_oblivious: bool = False) -> sympy.Basic:  # type: ignore[override]
         return expr

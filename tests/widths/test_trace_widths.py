@@ -9,6 +9,7 @@ from torch import nn
 
 from sift_cli.errors import UnsupportedOp
 from sift_cli.widths import Axis, Face, LayerRole, WidthGraph, trace_widths
+from sift_cli.widths.env import WidthEnv
 
 INPUT = (torch.zeros(1, 3, 8, 8),)
 
@@ -78,6 +79,16 @@ def test_a_literal_is_found_with_its_line() -> None:
     assert {axis for group in graph.literals for axis in group.axes} == {Axis("conv.weight", 0), Axis("conv.bias", 0)}
     lines = Path(nets.__file__).read_text().splitlines()
     assert all(group.frame is not None and "view(-1, 256)" in lines[group.frame.line - 1] for group in graph.literals)
+
+
+def test_what_divides_a_number_is_no_width() -> None:
+    env = WidthEnv()
+    symbol, window = env.symbol("window", 7)
+    _, width = env.symbol("width", 64)
+    windows = 56 // window
+    assert (windows * window * width // width).node.expr == 56
+    assert [(e.left, e.right) for e in env.equations.values()] == [(symbol, 7)]
+    assert not (width // window).node.expr.free_symbols.isdisjoint(width.node.expr.free_symbols)
 
 
 def test_the_module_is_left_alone() -> None:
