@@ -24,8 +24,8 @@ from sift_cli.flops.onnx_constants import folded
 SIFT = "sift"
 MICROSOFT = "com.microsoft"
 _SPARSE_OPS = ((SIFT, "SparseConv"), (SIFT, "SparseLinear"))
-# Constants that shape arithmetic reads (axes, sizes, pads) are integers, and few.
-_SMALL = 1024
+# Constants that shape arithmetic reads: axes, sizes, pads; and the factors of a Resize, one an axis.
+_SMALL = {TensorProto.INT64: 1024, TensorProto.INT32: 1024, TensorProto.FLOAT: 8}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _skeleton(whole: Graph, binding: Mapping[str, int]) -> onnx.ModelProto:
     stored = {tensor.name for tensor in source.initializer}
     inputs, initializers = [], []
     for tensor in source.initializer:
-        if math.prod(tensor.dims) > _SMALL or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32):
+        if math.prod(tensor.dims) > _SMALL.get(tensor.data_type, -1):
             inputs.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
             initializers.append(numpy_helper.from_array(whole.read(tensor), tensor.name))

@@ -275,6 +275,14 @@ def test_shapes_follow_arithmetic_on_sizes() -> None:
     assert rows(count_onnx(graph(text, w=ones(12, 4), **sizes))) == [("linear", 48, 48, "w")]
 
 
+def test_shapes_follow_the_factors_of_a_resize() -> None:
+    text = """g (float[1,2,3,3] x) => (float[1,4,6,6] y) {
+        large = Resize <mode="nearest"> (x, , factors) y = Conv (large, w)
+    }"""
+    model = graph(text, w=ones(4, 2, 1, 1), factors=np.array([1, 1, 2, 2], np.float32))
+    assert rows(count_onnx(model)) == [("conv", 36 * 8, 36 * 8, "w")]
+
+
 def test_shapes_that_contradict_each_other() -> None:
     with pytest.raises(ModelError, match="do not fit"):
         count_onnx(graph("g (float[2,5] x) => (float[2,4] y) { y = MatMul (x, w) }", w=ones(3, 4)))
