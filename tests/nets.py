@@ -143,7 +143,8 @@ class TinyStrided(nn.Module):
 
 
 class Odd(nn.Module):
-    """A TinyResNet with one oddity: a "frozen" half, output in a "dict", a "zero" head, or a "random" buffer."""
+    """A TinyResNet with one oddity: a "frozen" half, output in a "dict", a "zero" head, a "random" buffer, or
+    one that is a "cache"."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -157,9 +158,13 @@ class Odd(nn.Module):
             nn.init.zeros_(self.net.fc.bias)
         if what == "random":
             self.register_buffer("noise", torch.randn(3, 1, 1), persistent=False)
+        if what == "cache":
+            self.register_buffer("noise", torch.zeros(1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
-        y = self.net(x + self.noise if self.what == "random" else x)
+        if self.what == "cache" and self.noise.shape != x.shape[2:]:
+            self.noise = torch.arange(x.shape[3], dtype=x.dtype).repeat(x.shape[2], 1)
+        y = self.net(x + self.noise if self.what in ("random", "cache") else x)
         return {"logits": y} if self.what == "dict" else y
 
 
@@ -279,6 +284,10 @@ def zero_head() -> nn.Module:
 
 def random_buffer() -> nn.Module:
     return Odd("random")
+
+
+def cached_buffer() -> nn.Module:
+    return Odd("cache")
 
 
 def tiny_attention() -> nn.Module:

@@ -12,6 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter import onnx_fusions
 from torch import nn
 
 from sift_cli import __version__, registry
@@ -19,7 +22,8 @@ from sift_cli.core.masks import Mask
 from sift_cli.errors import ExportError
 from sift_cli.export import fallback
 from sift_cli.export.lowering._sparse import DOMAIN
-from sift_cli.models.calling import Inputs, call, map_inputs, named, names_of, primary, tensors_of
+from sift_cli.models.calling import Inputs, call, map_inputs, named, names_of, own_buffers, primary, tensors_of
+from sift_cli.models.ties import tied
 
 #: The newest opset and IR version that onnxruntime 1.17, the oldest one with the API sift's library needs, can load.
 OPSET = 20
@@ -60,14 +64,15 @@ def to_onnx(
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ExportError(f"opset {opset} is outside {OLDEST_OPSET} … {NEWEST_OPSET}", hint=f"leave it out for {OPSET}")
-    with _quiet("torch.onnx", "onnxscript"):
-        program = _export(module, inputs, opset, lengths(inputs) if any_length else {})
-        _lower(program.model, masks, after_optimizer=False)
-        program.optimize()
-    _lower(program.model, masks, after_optimizer=True)
-    _drop_unused(program.model.graph)
-    _forget_sources(program.model)
-    proto = ir.to_proto(program.model)
+    with own_buffers(module), _quiet("torch.onnx", "onnxscript"):
+        model = _export(module, inputs, opset, lengths(inputs) if any_length else {}).model
+        _name_once(model.graph, tied(module, preferred=masks))
+        _lower(model, masks, after_optimizer=False)
+        _optimize(model)
+    _lower(model, masks, after_optimizer=True)
+    _drop_unused(model.graph)
+    _forget_sources(model)
+    proto = ir.to_proto(model)
     used = {node.op_type for node in proto.graph.node if node.domain == DOMAIN}
     if used:
         del proto.functions[:]
@@ -96,7 +101,7 @@ def _export(module: nn.Module, inputs: Inputs, opset: int, lengths: Mapping[str,
     module.eval()
     try:
         with torch.no_grad():
-            output = call(module, inputs)
+            output = call(module.forward, inputs)  # and not the module, which would not keep what is made once
         outputs = len(primary(output))
         if not outputs:
             raise ExportError(
@@ -186,6 +191,37 @@ def _by_position(module: nn.Module, names: tuple[str, ...] | None) -> Iterator[N
         del module.__dict__["forward"]
         if shadowed is not None:
             module.__dict__["forward"] = shadowed
+
+
+def _name_once(graph: ir.Graph, ties: Mapping[str, str]) -> None:
+    """Let tied weights have the name that the masks have for them; the exporter chooses any."""
+    for name, stored in ties.items():
+        value = graph.initializers.pop(name, None)
+        if value is None:
+            continue
+        if stored in graph.initializers:
+            ir.convenience.replace_all_uses_with(value, graph.initializers[stored])
+        else:
+            value.name = stored
+            graph.register_initializer(value)
+
+
+def _optimize(model: ir.Model) -> None:
+    """What torch's exporter does to optimize, but for one pass: it makes one of equal constants, and two weights that
+    start as zeros are two weights, each with a mask of its own."""
+    optimizer.inline(model)
+    for _ in range(2):
+        optimizer.fold_constants(model, onnx_shape_inference=True)
+        rewriter.rewrite(model)
+    ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
+    onnx_fusions.fuse(model)
 
 
 def _lower(model: ir.Model, masks: Mapping[str, Mask], *, after_optimizer: bool) -> None:

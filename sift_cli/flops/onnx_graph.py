@@ -80,13 +80,27 @@ def read(source: onnx.ModelProto | str | Path, dims: Mapping[str, int]) -> Graph
     model = unshaped.model
     skeleton = _skeleton(unshaped, _binding(model.graph, dims))
     try:
-        inferred = shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True)
+        shapes = _shapes(skeleton)
     except (shape_inference.InferenceError, ValueError) as error:
         raise ModelError(f"the shapes of {name} do not fit together: {str(error).strip().splitlines()[0]}") from error
-    graph = inferred.graph
-    shapes = {v.name: _fixed_shape(v.type) for v in (*graph.input, *graph.value_info, *graph.output)}
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     return replace(unshaped, shapes=shapes)
+
+
+def _shapes(skeleton: onnx.ModelProto) -> dict[str, tuple[int, ...] | None]:
+    """Shapes of all values, by rounds: a shape that one has found is what the next does arithmetic on."""
+    graph, opset = skeleton.graph, next((item.version for item in skeleton.opset_import if not item.domain), 20)
+    inputs = {value.name: _fixed_shape(value.type) for value in graph.input}
+    found, before, known = inputs, -1, 0
+    while before < known < len(inputs) + sum(len(node.output) for node in graph.node):
+        sizes = {name: shape for name, shape in found.items() if shape is not None}
+        nodes = list(folded(graph.node, sizes, graph.initializer, opset))
+        del graph.node[:]
+        graph.node.extend(nodes)
+        inferred = shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True).graph
+        found = inputs | {value.name: _fixed_shape(value.type) for value in inferred.value_info}
+        before, known = known, sum(shape is not None for shape in found.values())
+    return found
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
@@ -171,10 +185,7 @@ def _skeleton(whole: Graph, binding: Mapping[str, int]) -> onnx.ModelProto:
     for value in source.input:
         if value.name not in stored:
             inputs.append(_bound(value, binding, batch=True))
-    sizes = {value.name: shape for value in inputs if (shape := _fixed_shape(value.type)) is not None}
-    opset = next((item.version for item in model.opset_import if not domain(item.domain)), 20)
     nodes = [replacement for node in source.node for replacement in _standard(node, inputs)]
-    nodes = list(folded(nodes, sizes, initializers, opset))
     # Shapes that a file declares go stale when somebody edits its batch: believed only where nothing else is known.
     opaque = {name for node in nodes if domain(node.domain) for name in node.output}
     declared = [_bound(value, binding, batch=False) for value in (*source.value_info, *source.output)]

@@ -25,9 +25,21 @@ _MEANT = ("logits", "out")
 
 
 def call(module: nn.Module | Callable[..., Any], inputs: Inputs) -> Any:
-    """``module`` on ``inputs``."""
-    with _one_sequence(inputs):
+    """``module`` on ``inputs``; a module keeps its buffers."""
+    with own_buffers(module) if isinstance(module, nn.Module) else contextlib.nullcontext(), _one_sequence(inputs):
         return module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
+
+
+@contextlib.contextmanager
+def own_buffers(module: nn.Module) -> Iterator[None]:
+    """Put back the buffers that a run replaces: what timm's ConViT keeps in one for the next run is no part of it."""
+    before = [(child._buffers, dict(child._buffers)) for child in module.modules()]
+    try:
+        yield
+    finally:
+        for buffers, own in before:
+            buffers.clear()
+            buffers.update(own)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def wide(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("init", ["scratch", "preserve"])
-@pytest.mark.parametrize("net", ["frozen", "zero_head", "random_buffer", "versioned"])
+@pytest.mark.parametrize("net", ["frozen", "zero_head", "random_buffer", "cached_buffer", "versioned"])
 def test_odd_models_go_all_the_way(net: str, init: str, tmp_path: Path) -> None:
     source, output = tmp_path / "w.safetensors", tmp_path / "w.onnx"
     api.transform(f"nets:{net}", source, sparsity="3/4", init=init, seed=5, input_shape=SHAPE)

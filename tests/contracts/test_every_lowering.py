@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -172,6 +173,34 @@ def test_a_weight_that_two_nodes_share() -> None:
     for library in (False, True):
         got = runtime.session(model.SerializeToString(), library=library).run(None, {"input": x.numpy()})[0]
         assert np.abs(got - wanted).max() <= 1e-6
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(8, 8, bias=False), nn.Conv2d(8, 8, 1, bias=False)], ids=LOWERINGS[::-1])
+def test_two_layers_that_start_the_same_are_two(layer: nn.Module) -> None:
+    """The exporter's optimizer would merge them, and the masks of the one would be those of the other."""
+    module = nn.Sequential(layer, nn.ReLU(), copy.deepcopy(layer), nn.ReLU(), copy.deepcopy(layer))
+    shape = layer.weight.shape
+    masks = {f"{n}.weight": random_mask(tuple(shape), 16, seed=n // 4, name="w") for n in (0, 2, 4)}
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    model = to_onnx(module, (torch.randn(1, 8, *shape[2:]),), masks, {})
+    arrays = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    assert {name: arrays[f"{name}.bitmask"].tolist() for name in masks} == {
+        n: m.bits.tolist() for n, m in masks.items()
+    }
+    assert {f"{name}.values" for name in masks} <= arrays.keys()
+
+
+@pytest.mark.parametrize("name", ["0.weight", "2.weight"])
+@pytest.mark.parametrize("layer", [nn.Linear(8, 8), nn.Conv2d(8, 8, 1)], ids=LOWERINGS[::-1])
+def test_a_layer_with_two_names(layer: nn.Module, name: str) -> None:
+    shape = layer.weight.shape
+    mask = random_mask(tuple(shape), 16, seed=0, name="w")
+    with torch.no_grad():
+        layer.weight.masked_fill_(torch.from_numpy(~mask.to_bool()), 0.0)
+    model = to_onnx(nn.Sequential(layer, nn.ReLU(), layer), (torch.randn(1, 8, *shape[2:]),), {name: mask}, {})
+    assert sum(node.domain == "sift" for node in model.graph.node) == 2
+    assert [i.name for i in model.graph.initializer if i.name.endswith(".bitmask")] == [f"{name}.bitmask"]
 
 
 def test_the_oldest_onnxruntime(oldest_onnxruntime: str, tmp_path: object) -> None:
