@@ -5,6 +5,7 @@ Shape inference follows such numbers into Reshape and Expand, and not into the e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,9 +14,10 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-_OPERATORS = "Add Cast Concat Constant Div Gather Identity Mul Range Slice Squeeze Sub Unsqueeze"
+_OPERATORS = "Add Cast Concat Constant Div Gather Identity Max Min Mod Mul Range Reshape Slice Squeeze Sub Unsqueeze"
 _ARITHMETIC = frozenset(_OPERATORS.split())
-#: Numbers of a result; sizes are few, positions are as many as tokens.
+#: Numbers of a result, and the product of those of its operands, since two long rows make a large table; sizes are
+#: few, positions are as many as tokens.
 _MOST = 2**16
 
 
@@ -45,6 +47,8 @@ def _value(
         limits = {item.name: item.i for item in node.attribute}
         return np.array(shapes[node.input[0]][limits.get("start", 0) : limits.get("end")], np.int64)
     if node.op_type not in _ARITHMETIC or not all(name in known or not name for name in node.input):
+        return None
+    if math.prod(max(1, known[name].size) for name in node.input if name) > _MOST:
         return None
     if node.op_type == "Range":
         start, limit, step = (int(known[name]) for name in node.input)

@@ -12,7 +12,7 @@ from onnx.parser import parse_model
 
 from sift_cli.core.counts import FlopReport
 from sift_cli.errors import Malformed, ModelError, Unreadable
-from sift_cli.flops import count_onnx
+from sift_cli.flops import count_onnx, onnx_constants
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "sift" : 1, "com.microsoft" : 1, "local" : 1, "other" : 1]>'
 
@@ -273,6 +273,37 @@ def test_shapes_follow_arithmetic_on_sizes() -> None:
     }"""
     sizes = {"zero": np.array(0), "zero1": np.array([0]), "rest": np.array([-1])}
     assert rows(count_onnx(graph(text, w=ones(12, 4), **sizes))) == [("linear", 48, 48, "w")]
+
+
+def test_shapes_follow_arithmetic_on_shapes_found_before() -> None:
+    """The size of a strided convolution's output is known when its shape is, and the next layer's after that."""
+    layer = """s{0} = Shape (x{0}) n{0} = Gather <axis=0> (s{0}, two) m{0} = Mul (n{0}, n{0}) l{0} = Reshape (m{0}, one)
+        to{0} = Concat <axis=0> (one, four, l{0}) f{0} = Reshape (x{0}, to{0}) z{0} = MatMul (w{0}, f{0})"""
+    layers = (
+        layer.format(0),
+        "q = Reshape (z0, image) x1 = MaxPool <kernel_shape=[2,2], strides=[2,2]> (q)",
+        layer.format(1),
+    )
+    sizes = {"two": np.array(2), "one": np.array([1]), "four": np.array([4]), "image": np.array([1, 4, 6, 6])}
+    model = graph(
+        f"g (float[1,4,6,6] x0) => (float[1,4,9] z1) {{ {' '.join(layers)} }}", w0=ones(4, 4), w1=ones(4, 4), **sizes
+    )
+    assert rows(count_onnx(model)) == [("linear", 576, 576, "w0"), ("linear", 144, 144, "w1")]
+
+
+def test_no_table_of_positions_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes of a hostile file would ask for 13 GB."""
+    done = []
+    evaluator = onnx_constants.ReferenceEvaluator
+    monkeypatch.setattr(
+        onnx_constants, "ReferenceEvaluator", lambda m: done.append(m.graph.node[0].op_type) or evaluator(m)
+    )
+    text = """g (float[1,2] x) => (float[1,4] y) {
+        row = Range (from, to, by) column = Unsqueeze (row, axis) table = Add (row, column) y = MatMul (x, w)
+    }"""
+    sizes = {"from": np.array(0), "to": np.array(40_000), "by": np.array(1), "axis": np.array([1])}
+    assert count_onnx(graph(text, w=ones(2, 4), **sizes)).dense == 8
+    assert done == ["Range", "Unsqueeze"]
 
 
 def test_shapes_follow_the_factors_of_a_resize() -> None:
