@@ -199,6 +199,19 @@ class TinyGaussian(nn.Module):
         return self.head(F.relu(self.hidden(F.relu(self.stem(x)))))
 
 
+class TinyEinsum(nn.Module):
+    """(N, 8) → (N, 10). A weight that an einsum reads, as XLNet has them, which stays dense in ONNX; one value is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 10)
+        self.inner = nn.Module()
+        self.inner.weight = nn.Parameter(torch.randn(16, 16) * 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.einsum("ni,io->no", self.first(x).relu(), self.inner.weight))
+
+
 class TinyLiteral(nn.Module):
     """A width that the code has as a number, so it cannot be widened."""
 
@@ -296,6 +309,10 @@ def tiny_attention() -> nn.Module:
 
 def tiny_gaussian() -> nn.Module:
     return TinyGaussian()
+
+
+def tiny_einsum() -> nn.Module:
+    return TinyEinsum()
 
 
 def tiny_literal() -> nn.Module:

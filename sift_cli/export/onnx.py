@@ -8,6 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -16,6 +17,8 @@ from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter import onnx_fusions
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from sift_cli import __version__, registry
 from sift_cli.core.masks import Mask
@@ -119,9 +122,12 @@ def _export(module: nn.Module, inputs: Inputs, opset: int, lengths: Mapping[str,
     except ExportError:
         raise
     except Exception as error:  # the exporter raises whatever the model's code raises
-        reason = str(error).strip().splitlines()
+        root = error
+        while root.__cause__ is not None:  # what it says itself is advice for its own developers
+            root = root.__cause__  # type: ignore[assignment]
+        reason = str(root).strip().splitlines()
         raise ExportError(
-            f"torch.onnx.export does not support this model: {reason[0] if reason else type(error).__name__}"
+            f"torch.onnx.export does not support this model: {reason[0] if reason else type(root).__name__}"
         ) from error
     finally:
         for child, mode in modes.items():
@@ -150,7 +156,7 @@ def _program(
     shapes = tuple(
         {0: batch, 1: axes[tensor.shape[1]]} if is_tokens(tensor, axes) else {0: batch} for tensor in tensors_of(inputs)
     )
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), _OneBatchAxis():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
@@ -165,6 +171,21 @@ def _program(
         )
     assert program is not None
     return program
+
+
+class _OneBatchAxis(TorchFunctionMode):
+    """Attention over several batch axes (windows of an image) as over one: the exporter knows of one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is not F.scaled_dot_product_attention or len(args) < 3 or args[0].dim() <= 4:
+            return func(*args, **kwargs)
+        query, key, value, *rest = args
+        if rest or kwargs.get("attn_mask") is not None:
+            mask = rest.pop(0) if rest else kwargs.pop("attn_mask")
+            rest.insert(0, mask.expand(*query.shape[:-1], key.shape[-2]).flatten(0, -4) if mask is not None else None)
+        flat = func(query.flatten(0, -4), key.flatten(0, -4), value.flatten(0, -4), *rest, **kwargs)
+        return flat.unflatten(0, query.shape[:-3])
 
 
 def _numbered(name: str, count: int) -> list[str]:
@@ -207,11 +228,14 @@ def _name_once(graph: ir.Graph, ties: Mapping[str, str]) -> None:
 
 
 def _optimize(model: ir.Model) -> None:
-    """What torch's exporter does to optimize, but for one pass: it makes one of equal constants, and two weights that
-    start as zeros are two weights, each with a mask of its own."""
+    """What torch's exporter does to optimize, but for two things that lose weights.
+
+    It makes one of equal constants, and two weights that start as zeros are two, each with a mask of its own. And it
+    computes what a layer makes of constants, a table of coordinates say, which onnxruntime does just as well.
+    """
     optimizer.inline(model)
     for _ in range(2):
-        optimizer.fold_constants(model, onnx_shape_inference=True)
+        optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_unless_a_layer)
         rewriter.rewrite(model)
     ir.passes.Sequential(
         common.RemoveUnusedNodesPass(),
@@ -222,6 +246,10 @@ def _optimize(model: ir.Model) -> None:
         common.NameFixPass(),
     )(model)
     onnx_fusions.fuse(model)
+
+
+def _unless_a_layer(node: ir.Node) -> bool | None:
+    return False if node.op_type in ("Conv", "Gemm", "MatMul") else None
 
 
 def _lower(model: ir.Model, masks: Mapping[str, Mask], *, after_optimizer: bool) -> None:

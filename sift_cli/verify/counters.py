@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sift_cli.flops import count_module, count_onnx
 from sift_cli.verify.evidence import Evidence
-from sift_cli.verify.onnx_counts import left_out, macs_by_weight
+from sift_cli.verify.onnx_counts import exported_macs, macs_by_weight
 
 
 def counted(evidence: Evidence) -> Iterator[tuple[str, dict[str, int], dict[str, int]]]:
@@ -21,5 +21,4 @@ def counted(evidence: Evidence) -> Iterator[tuple[str, dict[str, int], dict[str,
         yield counter, before, macs_by_weight(sparse, artifact.masks)
     # The plan and the graph of the export have no original of their own: theirs is the one just counted.
     yield "plan", before, {layer.weight: layer.macs_after for layer in plan.layers} | {"": plan.other_macs[1]}
-    exported = macs_by_weight(count_onnx(evidence.onnx), artifact.masks)
-    yield "onnx", before, exported | left_out(artifact, exported)
+    yield "onnx", before, exported_macs(count_onnx(evidence.onnx), artifact)

@@ -22,11 +22,22 @@ def macs_by_weight(report: FlopReport, masked: Collection[str]) -> dict[str, int
     return macs
 
 
-def left_out(model: TransformedModel, macs: dict[str, int]) -> dict[str, int]:
-    """MACs by name of the weights that an export leaves out because no output needs them; empty where ``macs`` of the
-    graph are all that the plan has."""
-    if sum(macs.values()) == model.plan.macs_after:
-        return {}
+def exported_macs(report: FlopReport, model: TransformedModel) -> dict[str, int]:
+    """MACs by weight name of the graph that ``model`` was exported to, and of the layers that the graph leaves out
+    because no output needs them.
+
+    A masked weight without a sparse operator lies dense in the file, where one that is kept and happens to be 0 looks
+    like those that are not kept.
+    """
+    macs = macs_by_weight(report, model.masks)
     parameters = dict(model.module.named_parameters(remove_duplicate=False))
+    for layer in report.layers:
+        name = layer.weight
+        if name is not None and name in model.masks:
+            values, mask = parameters[name].detach().numpy(), model.masks[name]
+            silent, each = int((values[mask.to_bool()] == 0).sum()), layer.dense // values.size
+            macs[name] += min(each * silent, max(0, each * mask.nonzero - layer.sparse))
+    if sum(macs.values()) == model.plan.macs_after:
+        return macs
     planned = {layer.weight: layer.macs_after for layer in model.plan.layers if layer.weight in parameters}
-    return {name: planned[name] for name in needless(model.module, model.inputs, list(planned))}
+    return macs | {name: planned[name] for name in needless(model.module, model.inputs, list(planned))}

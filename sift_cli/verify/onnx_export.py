@@ -24,7 +24,7 @@ from sift_cli.models.calling import Inputs, call, map_inputs, primary, random_li
 from sift_cli.runtime import library_path, session
 from sift_cli.surgery import TransformedModel
 from sift_cli.verify.evidence import macs_claim, require
-from sift_cli.verify.onnx_counts import left_out, macs_by_weight
+from sift_cli.verify.onnx_counts import exported_macs
 from sift_cli.verify.probe import hidden_layers, lively, needless
 
 #: Largest difference between torch and onnxruntime in float32, as a part of the largest output.
@@ -74,8 +74,7 @@ def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
 
 def _macs(model: TransformedModel, path: Path) -> Claim:
     in_torch = count_module(model.module, model.inputs, counter="dispatch", nonzero=model.nonzero).sparse
-    exported = macs_by_weight(count_onnx(path, dims=_lengths(model, path)), model.masks)
-    in_graph = sum((exported | left_out(model, exported)).values())
+    in_graph = sum(exported_macs(count_onnx(path, dims=_lengths(model, path)), model).values())
     return claim(
         macs_claim(model.plan),
         in_graph == model.plan.macs_after == in_torch,

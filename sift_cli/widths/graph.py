@@ -170,6 +170,9 @@ class _System:
                 raise NotPolynomial(f"{numerator} // {denominator} is not exact")
             if set(below) == {()} and all(coefficient % below[()] == 0 for coefficient in above.values()):
                 self.quotients[key] = Polynomial({m: coefficient // below[()] for m, coefficient in above.items()})
+            elif not value:  # sizes are positive; this is one less than a number of steps
+                self.quotients[key] = Polynomial()
+                self.equations.append((above, self.asking))
             else:
                 symbol = sympy.Symbol(f"q{len(self.quotients)}", positive=True, integer=True)
                 self.sizes[symbol] = value

@@ -7,6 +7,7 @@ that a contraction reads tells its place in the model, without any name.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ _CONTRACTIONS = {
     aten.bmm.default: (1, 0),
     aten.linear.default: (1,),
 }
+_MOST_AXES = 16
 _TABLE_LOOKUPS = {aten.index_select.default, aten.gather.default}
 
 
@@ -52,9 +54,10 @@ class Labels(TorchDispatchMode):
         attention: Weight → its parts in attention, of "q", "k", "v" and "out".
     """
 
-    def __init__(self, names: dict[int, str], inputs: list[Tensor]) -> None:
+    def __init__(self, names: dict[int, str], inputs: list[Tensor], buffers: Collection[str] = ()) -> None:
         super().__init__()
         self.weights = dict(names)
+        self._tables = {key: {name} for key, name in names.items() if name in buffers}  # what is made of buffers alone
         self._whole = frozenset(names)  # tensors that are a weight and not a view of one, whose axes are in place
         self.labels: dict[int, frozenset[str]] = {id(t): frozenset([INPUT]) for t in inputs}
         self.sites: list[Site] = []
@@ -94,6 +97,9 @@ class Labels(TorchDispatchMode):
         named = [self.weights[id(t)] for t in operands if id(t) in self.weights]
         activations = [t for t in operands if id(t) not in self.weights]
         self.used.update(named)
+        if operands and all(id(t) in self._tables for t in operands):
+            tables = set[str]().union(*(self._tables[id(t)] for t in operands))
+            self._tables |= {id(tensor): tables for tensor in results}
         if func is aten.slice.Tensor and id(operands[0]) in self._whole:
             self._note_slice(named[0], *args)
         if not activations and len(operands) == 1 and (func.is_view or func is aten.clone.default):
@@ -101,7 +107,7 @@ class Labels(TorchDispatchMode):
                 self.weights[id(tensor)] = named[0]
             return result
         self._note_tables(func, args)
-        label = self._contraction(func, args, activations)
+        label = self._contraction(func, args, operands)
         if label is None:
             label = frozenset[str]().union(*(self.label(t) for t in activations))
             if func in (aten._softmax.default, aten.softmax.int) and _PRODUCT in label:
@@ -114,14 +120,18 @@ class Labels(TorchDispatchMode):
             self.labels[id(tensor)] = label
         return result
 
-    def _contraction(self, func: Any, args: Any, activations: list[Tensor]) -> frozenset[str] | None:
+    def _contraction(self, func: Any, args: Any, operands: list[Tensor]) -> frozenset[str] | None:
         """The label of the result where ``func`` contracts; None where it does not."""
         for position in _CONTRACTIONS.get(func, ()):
             if id(args[position]) not in self.weights:
                 continue
             name = self.weights[id(args[position])]
             is_conv = func is aten.convolution.default
-            feeds_on = frozenset[str]().union(*(self.label(t) for t in activations))
+            feeds_on = frozenset[str]().union(*(self.label(t) for t in operands if id(t) not in self.weights))
+            others = (t for t in operands if t is not args[position])
+            for table in set[str]().union(*(self._tables.get(id(t), ()) for t in others)):
+                self._fixed[table] |= set(range(_MOST_AXES))  # to a layer on a table of coordinates, that is the input
+                feeds_on |= {INPUT}
             self.sites.append(Site(name, "conv" if is_conv else "linear", args[8] if is_conv else 1, feeds_on))
             if is_conv:
                 self._fixed[name] |= set(range(2, args[position].dim()))

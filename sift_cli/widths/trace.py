@@ -152,7 +152,8 @@ def trace(module: nn.Module, inputs: Any) -> Trace:
     stand_in = {id(s.tensor): _fake_like(fake, s.tensor, s.tensor.shape) for s in found}
     labels_of = {id(stand_in[key]): name for key, name in first_name.items()}
     fake_inputs = tree_map_only(torch.Tensor, lambda t: _fake_like(fake, t, t.shape), inputs)
-    labels = Labels(labels_of, [t for t in tree_leaves(fake_inputs) if isinstance(t, torch.Tensor)])
+    buffers = {slot.name for slot in found if slot.kind == "buffer"}
+    labels = Labels(labels_of, [t for t in tree_leaves(fake_inputs) if isinstance(t, torch.Tensor)], buffers)
     with replaced(module, found, stand_in), torch.no_grad(), fake, labels, WidthRules():
         outputs = _forward(module, fake_inputs)
     # A model of several heads is told from one that also hands out what a later layer reads: a head is read by none.

@@ -14,6 +14,7 @@ from torch import nn
 
 from sift_cli import registry, runtime
 from sift_cli.core.masks import Mask
+from sift_cli.errors import ExportError
 from sift_cli.export.onnx import to_onnx
 
 LOWERINGS = registry.names("sift_cli.export.lowering")
@@ -201,6 +202,28 @@ def test_a_layer_with_two_names(layer: nn.Module, name: str) -> None:
     model = to_onnx(nn.Sequential(layer, nn.ReLU(), layer), (torch.randn(1, 8, *shape[2:]),), {name: mask}, {})
     assert sum(node.domain == "sift" for node in model.graph.node) == 2
     assert [i.name for i in model.graph.initializer if i.name.endswith(".bitmask")] == [f"{name}.bitmask"]
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([True, False, True, True])], ids=["no mask", "mask"])
+def test_attention_in_windows(mask: torch.Tensor | None) -> None:
+    """Two batch axes, as in timm's Twins: torch's exporter knows of one."""
+
+    class Windows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x * 0.5, x + 1, attn_mask=mask)
+
+    x = torch.randn(3, 5, 2, 4, 6)
+    (got,) = runtime.session(to_onnx(Windows(), (x[:1],), {}, {}).SerializeToString()).run(None, {"input": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), Windows()(x))
+
+
+def test_what_the_exporter_cannot_do_is_said() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ExportError, match=r"does not support this model: (?!Failed)[^\x1b]{20,}$"):
+        to_onnx(Odd(), (torch.ones(1, 8),), {}, {})
 
 
 def test_the_oldest_onnxruntime(oldest_onnxruntime: str, tmp_path: object) -> None:

@@ -327,3 +327,44 @@ def test_every_head_keeps_its_size() -> None:
 
     found = shapes(doubled(Heads(), (torch.zeros(1, 8),)).module)
     assert (found["body.weight"], found["words.weight"], found["pair.weight"]) == ((32, 8), (30, 32), (2, 32))
+
+
+def test_a_table_of_coordinates_is_an_input() -> None:
+    """Swin v2 makes its position bias by a small net of coordinates, which are two however wide the model is."""
+
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("coordinates", torch.rand(6, 5, 2))
+            self.body, self.bias, self.out = (
+                nn.Linear(8, 16),
+                nn.Sequential(nn.Linear(2, 32), nn.ReLU()),
+                nn.Linear(32, 16),
+            )
+            self.head = nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x) + self.out(self.bias(self.coordinates * 8)).mean((0, 1)))
+
+    widened = doubled(Biased(), (torch.zeros(1, 8),))
+    found = shapes(widened.module)
+    assert found["coordinates"] == (6, 5, 2)
+    assert (found["bias.0.weight"], found["out.weight"]) == ((64, 2), (32, 64))
+    assert widened.graph.roles["bias.0.weight"] is LayerRole.FIRST
+
+
+def test_a_window_as_large_as_the_image() -> None:
+    """The number of its steps is one more than a quotient that is 0, and sizes are positive otherwise."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.window = 8
+            self.conv, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).unfold(2, self.window, 4).unfold(3, self.window, 4)
+            return self.head(y.reshape(1, -1, y.shape[2], self.window**2).mean((2, 3)))
+
+    found = shapes(doubled(Windows()).module)
+    assert (found["conv.weight"], found["head.weight"]) == ((32, 3, 3, 3), (10, 32))
