@@ -1,6 +1,7 @@
 """Sizes that an ONNX graph computes from the shape of its inputs, worked out once the inputs have sizes.
 
-Shape inference follows such numbers into Reshape and Expand, and not into the ends of a Slice.
+Shape inference can follow some of them itself, but takes any small constant for sizes, and then finds XLNet's table
+of 256 positions times 1,024 frequencies to be of the wrong rank.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-_OPERATORS = "Add Cast Concat Constant Div Gather Identity Max Min Mod Mul Range Reshape Slice Squeeze Sub Unsqueeze"
+_OPERATORS = """
+    Add Cast Concat Constant Div Gather Identity Max Min Mod Mul Neg Range Reshape Slice Squeeze Sub Unsqueeze
+"""
 _ARITHMETIC = frozenset(_OPERATORS.split())
 #: Numbers of a result, and the product of those of its operands, since two long rows make a large table; sizes are
 #: few, positions are as many as tokens.
@@ -46,6 +49,8 @@ def _value(
     if node.op_type == "Shape" and node.input[0] in shapes:
         limits = {item.name: item.i for item in node.attribute}
         return np.array(shapes[node.input[0]][limits.get("start", 0) : limits.get("end")], np.int64)
+    if node.op_type == "Size" and node.input[0] in shapes:
+        return np.array(math.prod(shapes[node.input[0]]), np.int64)
     if node.op_type not in _ARITHMETIC or not all(name in known or not name for name in node.input):
         return None
     if math.prod(max(1, known[name].size) for name in node.input if name) > _MOST:

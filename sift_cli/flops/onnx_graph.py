@@ -97,7 +97,7 @@ def _shapes(skeleton: onnx.ModelProto) -> dict[str, tuple[int, ...] | None]:
         nodes = list(folded(graph.node, sizes, graph.initializer, opset))
         del graph.node[:]
         graph.node.extend(nodes)
-        inferred = shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True).graph
+        inferred = shape_inference.infer_shapes(skeleton, strict_mode=True).graph
         found = inputs | {value.name: _fixed_shape(value.type) for value in inferred.value_info}
         before, known = known, sum(shape is not None for shape in found.values())
     return found
