@@ -21,14 +21,18 @@ from sift_cli.export.onnx import is_tokens, lengths, to_onnx
 from sift_cli.flops import count_module, count_onnx
 from sift_cli.models import LoadedModel
 from sift_cli.models.calling import Inputs, call, map_inputs, primary, random_like, specs_of, tensors_of
+from sift_cli.models.precise import InDouble
 from sift_cli.runtime import library_path, session
 from sift_cli.surgery import TransformedModel
 from sift_cli.verify.evidence import macs_claim, require
+from sift_cli.verify.functions import doubled
 from sift_cli.verify.onnx_counts import exported_macs
 from sift_cli.verify.probe import hidden_layers, lively, needless
 
 #: Largest difference between torch and onnxruntime in float32, as a part of the largest output.
 BOUND = 1e-4
+#: The difference may be this many times what rounding to float32 costs torch, if that is more.
+ROUNDINGS = 4
 BATCHES = (1, 5)
 
 
@@ -162,11 +166,24 @@ def _compare(
             errors.append(max(float(np.abs(a - b).max()) for a, b in zip(got, wanted, strict=True)) / scale)
     yield claim("io_shapes", before == after, before=before, after=after, bound=f"{before}", counter=counter)
     if len(errors) == len(sizes):
+        # A deep model with random norms can turn the rounding of float32 itself into more (ConvMixer of 32 layers).
+        bound = BOUND if max(errors) <= BOUND else max(BOUND, ROUNDINGS * _rounding(module, examples))
         yield claim(
             "same_function",
-            all(error <= BOUND for error in errors),
+            max(errors) <= bound,
             before=0.0,
             after=max(errors),
-            bound=f"at most {BOUND} of the largest output, batches of {' and '.join(map(str, sizes))}",
+            bound=f"at most {bound:.2g} of the largest output, batches of {' and '.join(map(str, sizes))}",
             counter=counter,
         )
+
+
+def _rounding(module: nn.Module, examples: Inputs) -> float:
+    """What float32 costs torch itself: the largest difference to float64, as a part of the largest output."""
+    inputs = random_like(examples, 2, seed=2)
+    with torch.no_grad(), InDouble():
+        exact = primary(call(doubled(module), map_inputs(lambda t: t.double() if t.is_floating_point() else t, inputs)))
+    with torch.no_grad():
+        single = primary(call(module, inputs))
+    scale = max(float(tensor.abs().max()) for tensor in exact) or 1.0
+    return max(float((a - b).abs().max()) for a, b in zip(single, exact, strict=True)) / scale
