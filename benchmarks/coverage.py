@@ -4,9 +4,10 @@
     python benchmarks/coverage.py timm --full            # and transform, train a step, reload, export and run
     python benchmarks/coverage.py transformers --only 'gpt*' --json coverage.json
 
-Each model runs in a process of its own, with a time limit. What a run says of a model is one of: ``ok``; ``refused``,
-an error of sift's with a sentence and a hint; ``FAILED``, anything else, which is a bug. Models of transformers have
-the widths of their default configuration, and 2 layers.
+Each model runs in a process of its own, with a time limit. What a run says of a model is one of: ``ok``; ``planned``,
+which is ok for a model that ``--full`` finds too large to transform here; ``refused``, an error of sift's with a
+sentence and a hint; ``FAILED``, anything else, which is a bug. Models of transformers have the widths of their default
+configuration, and 2 layers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import math
 import re
 import subprocess
 import sys
@@ -97,8 +99,8 @@ def shortened(model_type: str, folder: Path) -> Path:
 SOURCES = {"torchvision": torchvision_names, "timm": timm_names, "transformers": transformers_names}
 
 
-def examine(name: str, full: bool) -> dict[str, Any]:
-    """Everything about one model, in this process."""
+def examine(name: str, full: bool, largest: float) -> dict[str, Any]:
+    """Everything about one model, in this process; of one with more than ``largest`` weights the plan only."""
     from sift_cli import api
     from sift_cli.errors import SiftError
 
@@ -115,6 +117,8 @@ def examine(name: str, full: bool) -> dict[str, Any]:
             "weights": sum(layer.numel_before for layer in plan.layers), "solved": plan.solved_sparsity,
             "match": plan.options["match"],
         }  # fmt: skip
+        if full and facts["weights"] > largest:
+            return {"model": name, "result": "planned", **facts, "seconds": time.perf_counter() - start}
         if full:
             stage = "transform"
             written = Path(folder.name, "wide.safetensors")
@@ -146,16 +150,16 @@ def train(path: Path) -> None:
     module = model.module.train()
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
     outputs = primary(call(module, random_like(model.inputs, 2, seed=0)))
-    sum(output.square().mean() for output in outputs).backward()
+    torch.stack([output.square().mean() for output in outputs]).sum().backward()
     optimizer.step()
     apply_masks(module)
     parameters = dict(module.named_parameters())
     assert all(not parameters[name].masked_fill(mask, 0).any() for name, mask in masks_of(module).items())
 
 
-def run(name: str, full: bool, limit: float) -> dict[str, Any]:
+def run(name: str, full: bool, limit: float, largest: float = math.inf) -> dict[str, Any]:
     """:func:`examine` in a process of its own."""
-    command = [sys.executable, __file__, "--one", name, *(["--full"] if full else [])]
+    command = [sys.executable, __file__, "--one", name, "--largest", str(largest), *(["--full"] if full else [])]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
@@ -174,26 +178,30 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="transform, train, reload and export, too")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only architectures whose name matches")
     parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="for one model")
+    parser.add_argument(
+        "--largest", type=float, default=6e7, metavar="WEIGHTS",
+        help="with --full, only plan models that have more (widened by two: 4 times the weights, twice)",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=2, help="models at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(examine(given.one, given.full)))
+        print(json.dumps(examine(given.one, given.full, given.largest)))
         return 0
     names = [name for source in given.source or SOURCES for name in SOURCES[source]()]
     names = [name for name in names if fnmatch.fnmatch(name.partition(":")[2], given.only)]
     results = []
     with ThreadPoolExecutor(given.jobs) as pool:
-        for found in pool.map(lambda name: run(name, given.full, given.limit), names):
+        for found in pool.map(lambda name: run(name, given.full, given.limit, given.largest), names):
             results.append(found)
             print(f"{found['result']:8} {found['model']:45} {found.get('why', '')}", flush=True)
             if given.json:
                 given.json.write_text(json.dumps(results, indent=1))
     for source in given.source or SOURCES:
         own = [found["result"] for found in results if found["model"].startswith(f"{source}:")]
-        print(f"{source}: {own.count('ok')} of {len(own)} pass, {own.count('refused')} are refused, "
-              f"{own.count('FAILED')} fail")  # fmt: skip
+        print(f"{source}: {own.count('ok')} of {len(own)} pass, {own.count('planned')} are planned, "
+              f"{own.count('refused')} are refused, {own.count('FAILED')} fail")  # fmt: skip
     return int(any(found["result"] == "FAILED" for found in results))
 
 
