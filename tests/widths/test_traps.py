@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+import sympy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +18,8 @@ from sift_cli.surgery import apply_edits
 from sift_cli.transforms import TransformOptions
 from sift_cli.transforms._widen import Widened, widen
 from sift_cli.widths import Face, LayerRole, trace_widths
+from sift_cli.widths.graph import _System
+from sift_cli.widths.polynomial import Polynomial
 
 QUADRUPLE = Fraction(4)  # k² at 75 %, so that every width doubles
 IMAGE = (torch.zeros(1, 3, 8, 8),)
@@ -353,18 +356,10 @@ def test_a_table_of_coordinates_is_an_input() -> None:
     assert widened.graph.roles["bias.0.weight"] is LayerRole.FIRST
 
 
-def test_a_window_as_large_as_the_image() -> None:
-    """The number of its steps is one more than a quotient that is 0, and sizes are positive otherwise."""
-
-    class Windows(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.window = 8
-            self.conv, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 10)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.conv(x).unfold(2, self.window, 4).unfold(3, self.window, 4)
-            return self.head(y.reshape(1, -1, y.shape[2], self.window**2).mean((2, 3)))
-
-    found = shapes(doubled(Windows()).module)
-    assert (found["conv.weight"], found["head.weight"]) == ((32, 3, 3, 3), (10, 32))
+def test_a_quotient_of_zero_is_no_size() -> None:
+    """A window as large as the image makes one step more than 0 // stride; sizes are positive, so that an equation may
+    be divided by one that all its terms share, and by this one it may not (HaloNet)."""
+    window = sympy.Symbol("window", positive=True, integer=True)
+    system = _System({window: 8})
+    assert system.quotient(window - 8, sympy.Integer(4)) == Polynomial()
+    assert [poly for poly, _ in system.equations] == [Polynomial.of(window) - Polynomial.constant(8)]
