@@ -30,7 +30,7 @@ _CONTRACTIONS = {
     aten.bmm.default: (1, 0),
     aten.linear.default: (1,),
 }
-_MOST_AXES = 16
+_MOST_AXES = 16  # more than any tensor has
 _TABLE_LOOKUPS = {aten.index_select.default, aten.gather.default}
 
 
