@@ -35,8 +35,9 @@ def exported_macs(report: FlopReport, model: TransformedModel) -> dict[str, int]
         name = layer.weight
         if name is not None and name in model.masks:
             values, mask = parameters[name].detach().numpy(), model.masks[name]
-            silent, each = int((values[mask.to_bool()] == 0).sum()), layer.dense // values.size
-            macs[name] += min(each * silent, max(0, each * mask.nonzero - layer.sparse))
+            each = layer.dense // values.size
+            if (missing := each * mask.nonzero - layer.sparse) > 0:
+                macs[name] += min(each * int((values[mask.to_bool()] == 0).sum()), missing)
     if sum(macs.values()) == model.plan.macs_after:
         return macs
     planned = {layer.weight: layer.macs_after for layer in model.plan.layers if layer.weight in parameters}

@@ -132,10 +132,10 @@ class WidthEnv(ShapeEnv):
         size of an image grows from layer to layer (over four minutes of ``sympy.simplify`` for maxvit_t).
         """
         if isinstance(expr, FloorDiv) and expr.base.is_Integer:
-            for symbol in expr.divisor.free_symbols:
+            for symbol in expr.divisor.free_symbols - self._numbers.keys():
                 self._numbers[symbol] = self.value(symbol)
                 self._record(symbol, self._numbers[symbol])
-            self._replacements_version_counter += 1
+                self._replacements_version_counter += 1
         if self._numbers.keys().isdisjoint(expr.free_symbols):
             return expr
         return expr.xreplace(self._numbers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import scripts
 from sift_cli.core.plan import ResizeAxis
 
 ROOT = Path(__file__).parents[2]
@@ -28,14 +28,8 @@ needs = {
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("architectures", ROOT / "benchmarks" / "architectures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["architectures"] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["architectures"]
+    with scripts.script(ROOT / "benchmarks" / "architectures.py") as module:
+        yield module
 
 
 def table(name: str) -> list[str]:

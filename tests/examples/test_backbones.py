@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import scripts
 import sift_cli
 from sift_cli.checkpoint import open_checkpoint
 from sift_cli.compat import import_torchvision
@@ -28,14 +29,9 @@ def resnet10() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("backbones", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["backbones"] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    return module
+def example() -> Iterator[ModuleType]:
+    with scripts.script(EXAMPLE) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
