@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import programs
 import pytest
 
-import scripts
 from sift_cli.core.plan import ResizeAxis
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ needs = {
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    with scripts.script(ROOT / "benchmarks" / "architectures.py") as module:
+    with programs.script(ROOT / "benchmarks" / "architectures.py") as module:
         yield module
 
 

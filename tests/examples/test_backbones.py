@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import programs
 import pytest
 import torch
 from torch import nn
 
-import scripts
 import sift_cli
 from sift_cli.checkpoint import open_checkpoint
 from sift_cli.compat import import_torchvision
@@ -30,7 +30,7 @@ def resnet10() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def example() -> Iterator[ModuleType]:
-    with scripts.script(EXAMPLE) as module:
+    with programs.script(EXAMPLE) as module:
         yield module
 
 
