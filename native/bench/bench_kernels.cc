@@ -1,8 +1,8 @@
 // Every row of the kernel table on the layers of Sparse-Wide ResNet-18 and of a BERT-base encoder, one thread.
 //
-//     bench_kernels [density] [word]
+//     bench_kernels [density] [word] [images]
 //
-// `density` is the share of weights kept (0.1); only lines that contain `word` are run. Printed are the milliseconds of
+// `density` is the share of weights kept (0.1); only lines that contain `word` are run, convolutions on `images` images. Printed are the milliseconds of
 // the fastest call, GFLOP/s counted on kept weights (useful) and on all of them (dense-equivalent: what a dense kernel
 // would need to be as fast), and the milliseconds to repack the weights, spent once a shape.
 #include <algorithm>
@@ -52,7 +52,7 @@ void bench(const std::string& title, const Shape& shape, size_t rows, size_t col
     double best = 1e30, spent = 0;
     for (int i = 0; i < 3 || spent < 300; ++i) {
       begin = Clock::now();
-      prepared->run(nullptr, x.data(), y.data(), count, workers, *scratch);
+      prepared->run({}, x.data(), y.data(), count, workers, *scratch);
       const double took = milliseconds(begin);
       if (i > 0) best = std::min(best, took);  // the first call touches fresh memory
       spent += took;
@@ -69,6 +69,7 @@ void bench(const std::string& title, const Shape& shape, size_t rows, size_t col
 int main(int argc, char** argv) {
   const double density = argc > 1 ? std::atof(argv[1]) : 0.1;
   const std::string word = argc > 2 ? argv[2] : "";
+  const int64_t images = argc > 3 ? std::atoi(argv[3]) : 1;
 
   struct Conv {
     int64_t channels, filters, kernel, stride, size;
@@ -83,14 +84,14 @@ int main(int argc, char** argv) {
                         {512, 512, 3, 1, 4}}) {
     const int64_t pad = c.kernel / 2;
     const sift::ConvShape shape{c.channels, c.size, c.size, c.filters, c.kernel, c.kernel, c.stride, c.stride,
-                                1,          1,      pad,    pad,       pad,      pad,      1};
+                                1,          1,      pad,    pad,       pad,      pad,      1, images};
     const auto columns = static_cast<size_t>(c.channels * c.kernel * c.kernel), rows = static_cast<size_t>(c.filters);
     const auto positions = static_cast<size_t>(shape.out_height() * shape.out_width());
     const std::string title = "conv " + std::to_string(c.channels) + ">" + std::to_string(c.filters) + " " +
                               std::to_string(c.kernel) + "x" + std::to_string(c.kernel) + "/" +
                               std::to_string(c.stride) + " at " + std::to_string(c.size);
-    bench(title, shape, rows, columns, static_cast<size_t>(c.channels * c.size * c.size), rows * positions, positions,
-          1, density, word);
+    bench(title, shape, rows, columns, static_cast<size_t>(images * c.channels * c.size * c.size), static_cast<size_t>(images) * rows * positions,
+          static_cast<size_t>(images) * positions, static_cast<size_t>(images), density, word);
   }
   for (const size_t tokens : {1, 4, 16, 128, 512}) {
     const sift::LinearShape shape{768, 3072, static_cast<int64_t>(tokens)};

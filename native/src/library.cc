@@ -5,6 +5,7 @@
 #include <string>
 
 #include "dispatch/isa.h"
+#include "dispatch/peak.h"
 #include "ops/node.h"
 #include "ops/ops.h"
 #include "ops/report.h"
@@ -24,8 +25,9 @@ OrtCustomOpDomain* domain(const OrtApi* table) {
     const Api api(table);
     OrtCustomOpDomain* made = nullptr;
     sift::check(api.CreateCustomOpDomain("sift", &made));
-    sift::check(api.CustomOpDomain_Add(made, &sift::sparse_conv()));
-    sift::check(api.CustomOpDomain_Add(made, &sift::sparse_linear()));
+    for (const auto* ops : {&sift::sparse_convs(), &sift::sparse_linears()}) {
+      for (const sift::ort::CustomOp* op : *ops) sift::check(api.CustomOpDomain_Add(made, op));
+    }
     found = made;
   }
   return found;
@@ -49,6 +51,14 @@ OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* raw) 
 const char* sift_available_isas(void) {
   static const std::string text = sift::join(sift::available_isas());
   return text.c_str();
+}
+
+double sift_peak_gflops(void) {
+  try {
+    return sift::peak_gflops();
+  } catch (const std::exception&) {  // SIFT_FORCE_ISA is wrong, which every session says
+    return 0;
+  }
 }
 
 void sift_watch(uint64_t token) { sift::watch(token); }

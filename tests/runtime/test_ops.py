@@ -330,21 +330,21 @@ def test_every_available_instruction_set_can_be_forced(conv_files: tuple[Path, P
     from sift_cli.runtime import available_isas
 
     want = session(conv_files[0]).run(None, {"X": np.load(conv_files[1])})[0]
-    assert available_isas()[-1] == "scalar"
+    assert available_isas()[-1] == "portable"
     for isa in available_isas():
         done = in_process(sys.executable, RUN, *conv_files, SIFT_FORCE_ISA=isa)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)[1:] == ["layer", "SparseConv", "conv_rows", isa, 1]
+        assert json.loads(done.stdout)[1:] == ["layer", "SparseConv", "conv_patches", isa, 1]
         np.testing.assert_allclose(np.load(conv_files[2]), want, rtol=0, atol=1e-6 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("wrong", ["avx3", "AVX2", " scalar", "neon"])
+@pytest.mark.parametrize("wrong", ["avx3", "AVX2", " portable", "neon"])
 def test_an_instruction_set_that_is_not_there_is_refused(conv_files: tuple[Path, Path, Path], wrong: str) -> None:
     done = in_process(sys.executable, RUN, *conv_files, SIFT_FORCE_ISA=wrong)
     assert done.returncode == 1
     assert done.stderr.startswith("RuntimeUnavailable: ")
     assert f"SIFT_FORCE_ISA={wrong} is not available here; available: " in done.stderr
-    assert done.stderr.rstrip().endswith("scalar")
+    assert done.stderr.rstrip().endswith("portable")
 
 
 def test_the_same_library_runs_on_the_oldest_onnxruntime(conv_files: tuple[Path, Path, Path]) -> None:
@@ -356,7 +356,7 @@ def test_the_same_library_runs_on_the_oldest_onnxruntime(conv_files: tuple[Path,
     assert done.returncode == 0, done.stderr
     version, *ran = json.loads(done.stdout)
     assert version.startswith("1.17.")
-    assert ran[:3] == ["layer", "SparseConv", "conv_rows"]
+    assert ran[:3] == ["layer", "SparseConv", "conv_patches"]
     assert ran[4] == 1
     assert np.load(conv_files[2]).tobytes() == want.tobytes()
     done = in_process(python, RUN, *conv_files, SIFT_FORCE_ISA="nothing")

@@ -37,7 +37,7 @@ def test_a_session_reports_which_kernel_each_node_ran(one_node: Node) -> None:
     assert kernels(first) == (KernelReport('a "quoted"\\name\n', "SparseLinear", None, None, 0),)
     assert second.run(None, x)[0].tolist() == [[5.0]] * 3
     second.run(None, x)
-    assert kernels(second) == (KernelReport("β", "SparseLinear", "linear_rows", available_isas()[0], 2),)
+    assert kernels(second) == (KernelReport("β", "SparseLinear", "linear_panels", available_isas()[0], 2),)
     assert kernels(first)[0].runs == 0
 
 

@@ -4,18 +4,27 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#include "kernels/tile.h"
-
 namespace sift {
 
 const char* name(Isa isa) {
   switch (isa) {
+    case Isa::kAvx512:
+      return "avx512";
     case Isa::kAvx2:
       return "avx2";
-    case Isa::kScalar:
-      return "scalar";
+    case Isa::kPortable:
+      return "portable";
   }
   return "unknown";
+}
+
+const Lanes& lanes_of(Isa isa) {
+#ifdef SIFT_HAS_X86
+  if (isa == Isa::kAvx512) return kAvx512Lanes;
+  if (isa == Isa::kAvx2) return kAvx2Lanes;
+#endif
+  (void)isa;
+  return kPortableLanes;
 }
 
 std::string join(const std::vector<Isa>& isas) {
@@ -27,11 +36,16 @@ std::string join(const std::vector<Isa>& isas) {
 const std::vector<Isa>& available_isas() {
   static const std::vector<Isa> isas = [] {
     std::vector<Isa> found;
-#ifdef SIFT_HAS_AVX2
+#ifdef SIFT_HAS_X86
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(Isa::kAvx2);
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("bmi2");
+    if (avx2 && avx512) found.push_back(Isa::kAvx512);
+    if (avx2) found.push_back(Isa::kAvx2);
 #endif
-    found.push_back(Isa::kScalar);
+    found.push_back(Isa::kPortable);
     return found;
   }();
   return isas;

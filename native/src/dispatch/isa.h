@@ -4,11 +4,16 @@
 #include <string>
 #include <vector>
 
+#include "kernels/lanes.h"
+
 namespace sift {
 
-enum class Isa { kAvx2, kScalar };  // best first
+enum class Isa { kAvx512, kAvx2, kPortable };  // best first
 
 const char* name(Isa isa);
+
+// Of one that this build has.
+const Lanes& lanes_of(Isa isa);
 
 // Those that both this build and this processor have, best first.
 const std::vector<Isa>& available_isas();

@@ -6,6 +6,7 @@
 
 #include "dispatch/isa.h"
 #include "formats/bitmask.h"
+#include "kernels/epilogue.h"
 #include "kernels/scratch.h"
 #include "kernels/shapes.h"
 #include "kernels/workers.h"
@@ -17,8 +18,8 @@ class Prepared {
  public:
   virtual ~Prepared() = default;
 
-  // y = op(x) + bias for `count` images (convolution) or tokens (linear); bias may be null.
-  virtual void run(const float* bias, const float* x, float* y, size_t count, Workers& workers,
+  // y = activation(op(x) + bias + residual) for `count` images (convolution) or tokens (linear).
+  virtual void run(const Epilogue& epilogue, const float* x, float* y, size_t count, Workers& workers,
                    Scratch& scratch) const = 0;
 };
 
@@ -42,7 +43,7 @@ const std::vector<Kernel<ConvShape>>& kernels<ConvShape>();
 template <>
 const std::vector<Kernel<LinearShape>>& kernels<LinearShape>();
 
-// The first kernel among usable_isas() that supports `shape`. The scalar kernels support every shape.
+// The first kernel among usable_isas() that supports `shape`. The portable kernels support every shape.
 //
 // Throws std::invalid_argument where there is none, or SIFT_FORCE_ISA is wrong.
 template <class Shape>

@@ -2,73 +2,57 @@
 #include <stdexcept>
 
 #include "dispatch/kernel.h"
-#include "formats/pack_taps.h"
-#include "kernels/conv_rows.h"
-#include "kernels/linear_rows.h"
+#include "kernels/conv_patches.h"
+#include "kernels/linear_panels.h"
 
 namespace sift {
 namespace {
 
-template <class Rows>
-class PreparedRows final : public Prepared {
+template <class Shape, class Family>
+class PreparedFamily final : public Prepared {
  public:
-  template <class Shape>
-  PreparedRows(const Shape& shape, const Lanes& lanes, const Weights& weights)
-      : rows_(shape, lanes), taps_(pack_taps(weights, rows_.layout())) {}
+  PreparedFamily(const Shape& shape, const Lanes& lanes, const Weights& weights) : family_(shape, lanes, weights) {}
 
-  void run(const float* bias, const float* x, float* y, size_t count, Workers& workers,
+  void run(const Epilogue& epilogue, const float* x, float* y, size_t count, Workers& workers,
            Scratch& scratch) const override {
-    rows_.run(taps_, bias, x, y, count, workers, scratch);
+    family_.run(epilogue, x, y, count, workers, scratch);
   }
 
  private:
-  Rows rows_;
-  Taps taps_;
+  Family family_;
 };
 
-template <class Shape>
-bool any(const Shape&) {
-  return true;
-}
-
-template <const Lanes& lanes>
-Kernel<ConvShape> conv_rows(Isa isa) {
-  return {"conv_rows", isa, any<ConvShape>, [](const ConvShape& shape) { return shape; },
-          [](const ConvShape& shape, const Weights& weights) -> std::unique_ptr<const Prepared> {
-            return std::make_unique<PreparedRows<ConvRows>>(shape, lanes, weights);
+template <class Shape, class Family, const Lanes& lanes>
+Kernel<Shape> row(const char* name, Isa isa) {
+  return {name, isa, [](const Shape&) { return true; },
+          [](const Shape& shape) { return Family::representative(shape, lanes); },
+          [](const Shape& shape, const Weights& weights) -> std::unique_ptr<const Prepared> {
+            return std::make_unique<PreparedFamily<Shape, Family>>(shape, lanes, weights);
           }};
 }
 
-template <const Lanes& lanes>
-Kernel<LinearShape> linear_rows(Isa isa) {
-  return {"linear_rows", isa, any<LinearShape>,
-          [](const LinearShape& shape) { return LinearRows::representative(shape, lanes); },
-          [](const LinearShape& shape, const Weights& weights) -> std::unique_ptr<const Prepared> {
-            return std::make_unique<PreparedRows<LinearRows>>(shape, lanes, weights);
-          }};
+template <class Shape, class Family>
+std::vector<Kernel<Shape>> rows(const char* name) {
+  return {
+#ifdef SIFT_HAS_X86
+      row<Shape, Family, kAvx512Lanes>(name, Isa::kAvx512),
+      row<Shape, Family, kAvx2Lanes>(name, Isa::kAvx2),
+#endif
+      row<Shape, Family, kPortableLanes>(name, Isa::kPortable),
+  };
 }
 
 }  // namespace
 
 template <>
 const std::vector<Kernel<ConvShape>>& kernels<ConvShape>() {
-  static const std::vector<Kernel<ConvShape>> table = {
-#ifdef SIFT_HAS_AVX2
-      conv_rows<kAvx2Lanes>(Isa::kAvx2),
-#endif
-      conv_rows<kScalarLanes>(Isa::kScalar),
-  };
+  static const auto table = rows<ConvShape, ConvPatches>("conv_patches");
   return table;
 }
 
 template <>
 const std::vector<Kernel<LinearShape>>& kernels<LinearShape>() {
-  static const std::vector<Kernel<LinearShape>> table = {
-#ifdef SIFT_HAS_AVX2
-      linear_rows<kAvx2Lanes>(Isa::kAvx2),
-#endif
-      linear_rows<kScalarLanes>(Isa::kScalar),
-  };
+  static const auto table = rows<LinearShape, LinearPanels>("linear_panels");
   return table;
 }
 

@@ -4,6 +4,12 @@
 
 namespace sift {
 
+size_t count_kept(const Weights& weights) {
+  size_t kept = 0;
+  for (size_t i = 0; i < (weights.rows * weights.columns + 7) / 8; ++i) kept += std::bitset<8>(weights.bitmask[i]).count();
+  return kept;
+}
+
 std::string why_invalid(const uint8_t* bitmask, size_t bytes, size_t values, size_t weights) {
   const size_t need = weights / 8 + (weights % 8 != 0);
   if (bytes != need) {

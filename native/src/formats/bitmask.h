@@ -15,6 +15,8 @@ struct Weights {
   const float* values;     // as many as there are bits set
 };
 
+size_t count_kept(const Weights& weights);
+
 // Why `bytes` bytes of bitmask and `values` values are not a matrix of `weights` weights; empty where they are.
 std::string why_invalid(const uint8_t* bitmask, size_t bytes, size_t values, size_t weights);
 

@@ -17,6 +17,7 @@ struct ConvShape {
   int64_t dilation_h = 1, dilation_w = 1;
   int64_t top = 0, left = 0, bottom = 0, right = 0;  // zeros around the image
   int64_t groups = 1;
+  int64_t images = 1;
 
   // Output size; below 1 where the dilated kernel does not fit into the padded image.
   int64_t out_height() const { return extent(height + top + bottom, kernel_h, dilation_h, stride_h); }
@@ -25,7 +26,7 @@ struct ConvShape {
 
   auto tied() const {
     return std::tie(channels, height, width, filters, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w,
-                    top, left, bottom, right, groups);
+                    top, left, bottom, right, groups, images);
   }
 
  private:

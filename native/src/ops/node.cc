@@ -58,6 +58,15 @@ int64_t NodeInfo::integer(const char* attribute) const {
   return value;
 }
 
+float NodeInfo::number(const char* attribute) const {
+  float value = 0;
+  if (OrtStatus* status = api_.KernelInfoGetAttribute_float(info_, attribute, &value)) {
+    api_.ReleaseStatus(status);
+    throw Refused(ort::kInvalidGraph, std::string("attribute ") + attribute + " is missing or not a number");
+  }
+  return value;
+}
+
 std::vector<int64_t> NodeInfo::integers(const char* attribute, size_t count) const {
   std::vector<int64_t> values(count);
   size_t size = 0;

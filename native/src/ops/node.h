@@ -67,6 +67,7 @@ class NodeInfo {
 
   std::string name() const;
   int64_t integer(const char* attribute) const;
+  float number(const char* attribute) const;
   // Refuses another count of entries than `count`.
   std::vector<int64_t> integers(const char* attribute, size_t count) const;
   bool has_input(size_t index) const;

@@ -1,11 +1,15 @@
 // The ops of the domain "sift", version 1.
 #pragma once
 
+#include <vector>
+
 #include "ops/ort_api.h"
 
 namespace sift {
 
-const ort::CustomOp& sparse_conv();
-const ort::CustomOp& sparse_linear();
+// SparseConv and SparseLinear, each with every epilogue: the name of an op is that of its parts, such as
+// SparseConvAddRelu.
+const std::vector<const ort::CustomOp*>& sparse_convs();
+const std::vector<const ort::CustomOp*>& sparse_linears();
 
 }  // namespace sift

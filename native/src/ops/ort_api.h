@@ -34,6 +34,7 @@ constexpr uint32_t kApiVersion = 17;
   SLOT(61, GetDimensionsCount, const OrtTensorTypeAndShapeInfo* info, size_t* out)                                    \
   SLOT(62, GetDimensions, const OrtTensorTypeAndShapeInfo* info, int64_t* out, size_t count)                          \
   SLOT(65, GetTensorTypeAndShape, const OrtValue* value, OrtTensorTypeAndShapeInfo** out)                             \
+  SLOT(85, KernelInfoGetAttribute_float, const OrtKernelInfo* info, const char* name, float* out)                     \
   SLOT(86, KernelInfoGetAttribute_int64, const OrtKernelInfo* info, const char* name, int64_t* out)                   \
   SLOT(90, KernelContext_GetInput, const OrtKernelContext* context, size_t index, const OrtValue** out)               \
   SLOT(91, KernelContext_GetOutput, OrtKernelContext* context, size_t index, const int64_t* dimensions, size_t count, \

@@ -43,7 +43,7 @@ struct SparseConv {
                                                std::to_string(base_.channels) + ", H, W] is needed");
     }
     ConvShape shape = base_;
-    shape.height = x[2], shape.width = x[3];
+    shape.images = x[0], shape.height = x[2], shape.width = x[3];
     const int64_t out_h = shape.out_height(), out_w = shape.out_width();
     if (x[2] > kMaxExtent || x[3] > kMaxExtent || out_h < 1 || out_w < 1) {
       throw Refused(ort::kInvalidArgument,
@@ -60,9 +60,6 @@ struct SparseConv {
 
 }  // namespace
 
-const ort::CustomOp& sparse_conv() {
-  static const ort::CustomOp op = SparseOp<SparseConv>::callbacks();
-  return op;
-}
+const std::vector<const ort::CustomOp*>& sparse_convs() { return SparseOp<SparseConv>::variants(); }
 
 }  // namespace sift

@@ -35,9 +35,6 @@ struct SparseLinear {
 
 }  // namespace
 
-const ort::CustomOp& sparse_linear() {
-  static const ort::CustomOp op = SparseOp<SparseLinear>::callbacks();
-  return op;
-}
+const std::vector<const ort::CustomOp*>& sparse_linears() { return SparseOp<SparseLinear>::variants(); }
 
 }  // namespace sift

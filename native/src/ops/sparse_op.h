@@ -1,5 +1,5 @@
-// What SparseConv and SparseLinear share: X, bitmask, values and an optional bias; weights checked when the session is
-// created and repacked when a shape is first met.
+// What SparseConv and SparseLinear share: X, bitmask, values, an optional bias and the epilogue; weights checked when the
+// session is created and repacked when a shape is first met.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,26 @@
 
 namespace sift {
 
-enum Input : size_t { kX, kBitmask, kValues, kBias };
+enum Input : size_t { kX, kBitmask, kValues, kBias, kResidual };
+
+// One of the ops that a layer has for each epilogue; onnxruntime knows the first part of it.
+struct Variant : ort::CustomOp {
+  std::string name;
+  Activation activation;
+  bool adds;  // a residual
+};
+
+// The suffix of an op's name, and by what attributes it is parametrised; null for none.
+struct ActivationName {
+  const char* suffix;
+  const char* low;
+  const char* high;
+};
+constexpr ActivationName kActivationNames[kActivations] = {
+    {"", nullptr, nullptr},        {"Relu", nullptr, nullptr}, {"Clip", "min", "max"},
+    {"LeakyRelu", "alpha", nullptr}, {"Silu", nullptr, nullptr}, {"Gelu", nullptr, nullptr},
+    {"GeluTanh", nullptr, nullptr},
+};
 
 // The weight matrix and bias of a node, checked. The data stays onnxruntime's.
 struct Parameters {
@@ -61,62 +80,88 @@ class Repacked {
   std::vector<std::shared_ptr<const Entry>> recent_;
 };
 
-// One op instance: `Op` reads its attributes and gives shapes, the rest is here.
-template <class Op>
+// One op instance: `Layer` reads its attributes and gives shapes, the rest is here.
+template <class Layer>
 class SparseOp {
  public:
-  SparseOp(const NodeInfo& node, const std::string& name)
+  SparseOp(const Variant& variant, const NodeInfo& node, const std::string& name)
       : api_(node.api()),
-        op_(node),
-        parameters_(node, op_.weight_shape),
+        variant_(variant),
+        layer_(node),
+        parameters_(node, layer_.weight_shape),
         scratch_(Scratch::shared()),
-        record_(name, Op::kName) {}
+        record_(name, variant.name.c_str()) {
+    const ActivationName& attributes = kActivationNames[static_cast<int>(variant.activation)];
+    epilogue_.activation = variant.activation;
+    if (attributes.low) epilogue_.low = node.number(attributes.low);
+    if (attributes.high) epilogue_.high = node.number(attributes.high);
+  }
 
   void compute(OrtKernelContext* raw) {
     const RunContext context(api_, raw);
     const Tensor x = context.input(kX);
-    const auto problem = op_.problem(x.dimensions);
+    const auto problem = layer_.problem(x.dimensions);
+    Epilogue epilogue = epilogue_;
+    if (parameters_.has_bias) epilogue.bias = static_cast<const float*>(context.input(kBias).data);
+    if (variant_.adds) {
+      const Tensor residual = context.input(kResidual);
+      if (residual.dimensions != problem.output) {
+        throw Refused(ort::kInvalidArgument, "residual has shape " + to_string(residual.dimensions) +
+                                                 " where the output has " + to_string(problem.output));
+      }
+      epilogue.residual = static_cast<const float*>(residual.data);
+    }
     float* y = context.output(0, problem.output);
     if (problem.count == 0) return;
     const auto entry = repacked_.get(problem.shape, parameters_, context);
-    const float* bias = parameters_.has_bias ? static_cast<const float*>(context.input(kBias).data) : nullptr;
     SessionWorkers workers(context);
-    entry->prepared->run(bias, static_cast<const float*>(x.data), y, problem.count, workers, *scratch_);
+    entry->prepared->run(epilogue, static_cast<const float*>(x.data), y, problem.count, workers, *scratch_);
     record_.ran(entry->kernel->name, sift::name(entry->kernel->isa));
   }
 
-  static ort::CustomOp callbacks();
+  // The ops of this layer, one for each epilogue.
+  static const std::vector<const ort::CustomOp*>& variants();
 
  private:
+  static Variant variant(Activation activation, bool adds);
   static OrtStatus* create(const ort::CustomOp*, const OrtApi* table, const OrtKernelInfo* info, void** kernel);
 
   const ort::Api api_;
-  const Op op_;
+  const Variant& variant_;
+  const Layer layer_;
   const Parameters parameters_;
+  Epilogue epilogue_;  // but for its pointers
   const std::shared_ptr<Scratch> scratch_;
-  Repacked<typename Op::Shape> repacked_;
+  Repacked<typename Layer::Shape> repacked_;
   Record record_;
 };
 
-template <class Op>
-OrtStatus* SparseOp<Op>::create(const ort::CustomOp*, const OrtApi* table, const OrtKernelInfo* info, void** kernel) {
+template <class Layer>
+OrtStatus* SparseOp<Layer>::create(const ort::CustomOp* op, const OrtApi* table, const OrtKernelInfo* info,
+                                   void** kernel) {
+  const auto& variant = static_cast<const Variant&>(*op);
   const NodeInfo node(table, info);
   std::string name;
   OrtStatus* status = guarded(node.api(), "", [&] { name = node.name(); });
   if (status) return status;
-  return guarded(node.api(), Op::kName + (" node '" + name + "': "), [&] {
+  return guarded(node.api(), variant.name + " node '" + name + "': ", [&] {
     usable_isas();  // a wrong SIFT_FORCE_ISA is an error now, not at the first run
-    *kernel = new SparseOp(node, name);
+    *kernel = new SparseOp(variant, node, name);
   });
 }
 
-template <class Op>
-ort::CustomOp SparseOp<Op>::callbacks() {
-  ort::CustomOp op{};
+template <class Layer>
+Variant SparseOp<Layer>::variant(Activation activation, bool adds) {
+  Variant op{};
+  op.name = std::string(Layer::kName) + (adds ? "Add" : "") + kActivationNames[static_cast<int>(activation)].suffix;
+  op.activation = activation;
+  op.adds = adds;
   op.version = ort::kApiVersion;
-  op.GetName = [](const ort::CustomOp*) { return Op::kName; };
+  op.GetName = [](const ort::CustomOp* self) { return static_cast<const Variant*>(self)->name.c_str(); };
   op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU's
-  op.GetInputTypeCount = [](const ort::CustomOp*) -> size_t { return 4; };
+  op.GetInputTypeCount = [](const ort::CustomOp* self) -> size_t {
+    return static_cast<const Variant*>(self)->adds ? kResidual + 1 : kBias + 1;
+  };
   op.GetInputType = [](const ort::CustomOp*, size_t index) -> int {
     return index == kBitmask ? ort::kUint8 : ort::kFloat;
   };
@@ -136,6 +181,23 @@ ort::CustomOp SparseOp<Op>::callbacks() {
   };
   op.KernelDestroy = [](void* kernel) { delete static_cast<SparseOp*>(kernel); };
   return op;
+}
+
+template <class Layer>
+const std::vector<const ort::CustomOp*>& SparseOp<Layer>::variants() {
+  static const auto& all = *new std::vector<Variant>([] {
+    std::vector<Variant> made;
+    for (int activation = 0; activation < kActivations; ++activation) {
+      for (const bool adds : {false, true}) made.push_back(variant(static_cast<Activation>(activation), adds));
+    }
+    return made;
+  }());
+  static const auto& ops = *new std::vector<const ort::CustomOp*>([] {
+    std::vector<const ort::CustomOp*> made;
+    for (const Variant& op : all) made.push_back(&op);
+    return made;
+  }());
+  return ops;
 }
 
 }  // namespace sift

@@ -1,0 +1,77 @@
+// Sparse convolution, family "patches": vector lanes are patches of the image, or the images of a batch.
+//
+// The outputs are cut into a grid of equal patches, one a lane; each lane holds the same position of its own patch, with
+// its own halo of inputs around it. So the input of every tap, whatever its row, column or stride, is a whole aligned
+// vector: an unaligned load costs twice, and a shifted copy for each tap would not fit into the L1 cache. Inputs are
+// interleaved into that form once a call.
+#pragma once
+
+#include "formats/bitmask.h"
+#include "kernels/lanes.h"
+#include "kernels/scratch.h"
+#include "kernels/shapes.h"
+#include "kernels/taps.h"
+#include "kernels/workers.h"
+
+namespace sift {
+
+class ConvPatches {
+ public:
+  // shape.images counts for how the lanes are shared between images and patches; any number may be run.
+  //
+  // Throws std::length_error where the interleaved image is too large.
+  ConvPatches(const ConvShape& shape, const Lanes& lanes, const Weights& weights);
+
+  // The same for all batches that share their lanes in the same way.
+  static ConvShape representative(ConvShape shape, const Lanes& lanes);
+
+  // x: [images][channels][height][width], y: [images][filters][out height][out width]. Each element of y is computed by
+  // one thread in one order, whatever their number.
+  void run(const Epilogue& epilogue, const float* x, float* y, size_t images, Workers& workers, Scratch& scratch) const;
+
+ private:
+  // One axis of the image. A cell is a position that is stored; `step` pixels lie between two.
+  struct Axis {
+    Axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad);
+    size_t cells(size_t outputs) const { return (outputs - 1) * stride + (kernel - 1) * dilation + 1; }
+
+    size_t size, out, kernel;
+    size_t stride, dilation;  // cells
+    size_t step, pad;         // pixels
+  };
+  // How lanes, registers and the L1 cache are used.
+  struct Tiling {
+    size_t images, down, across;    // the grid of lanes
+    size_t patch_h, patch_w;        // outputs
+    size_t rows, columns;           // of a tile, outputs of a patch
+    size_t team;                    // index into kTeams
+    size_t block;                   // input channels
+  };
+
+  size_t tiles_down(const Tiling& t) const { return (t.patch_h + t.rows - 1) / t.rows; }
+  size_t tiles_across(const Tiling& t) const { return (t.patch_w + t.columns - 1) / t.columns; }
+  // Vectors in a row of one channel of a tile: its cells, sorted by their phase in the stride, so that neighbouring
+  // outputs find the input of a tap in neighbouring vectors.
+  size_t row_vectors(const Tiling& t) const { return across_.stride * phase_vectors(t); }
+  size_t phase_vectors(const Tiling& t) const { return (across_.cells(t.columns) + across_.stride - 1) / across_.stride; }
+  size_t block_vectors(const Tiling& t) const;  // of one channel that the taps of a tile touch
+
+  Tiling choose(size_t kept) const;
+  double cost(const Tiling& tiling, size_t kept) const;
+  Taps pack(const Weights& weights) const;
+  std::vector<Interleave::Lane> sources(size_t row, size_t tile, size_t images) const;
+  std::vector<Deinterleave::Lane> targets(size_t row, size_t tile, size_t images) const;
+
+  ConvShape shape_;
+  const Lanes& lanes_;
+  Axis down_, across_;
+  Tiling tiling_;
+  size_t row_pitch_;    // floats: all channels of one row of cells, and one of zeros
+  size_t group_pitch_;  // floats: all rows of all tiles across
+  size_t part_;         // filters a part
+  size_t blocks_;
+  std::vector<uint32_t> position_;  // by cell, its vector in the row
+  Taps taps_;
+};
+
+}  // namespace sift

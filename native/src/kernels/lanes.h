@@ -1,0 +1,96 @@
+// What an instruction set brings: the leaf functions of the kernels whose vector lanes are output positions.
+//
+// Such a kernel computes tiles. A tile is `rows` × `columns` vectors of output positions; what its lanes stand for is
+// the kernel's own affair. For each output channel the tile's sums are held in registers, every tap adds
+// weight * input[offset + position] to them, one load and one multiplication a vector, and they are stored again.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/columns.h"
+#include "kernels/epilogue.h"
+#include "kernels/target.h"
+
+namespace sift {
+
+// One kept weight: where its input lies, in bytes from the tile's first, and its value. Read as one 64-bit word.
+struct Tap {
+  uint32_t offset;
+  float weight;
+};
+
+// `teams` teams of output channels, computed together; each channel of them has `taps` taps.
+struct Run {
+  uint32_t taps;
+  uint32_t teams;
+};
+
+// Add the taps of one block of input channels to a tile's sums.
+struct Accumulate {
+  const Run* runs;
+  size_t run_count;
+  const uint32_t* channels;  // [team][channel of the team]: whose sums
+  const Tap* taps;           // [team][tap][channel of the team]
+  const char* input;
+  size_t row_stride;  // bytes, from the input of one row of the tile to that of the next
+  float* sums;        // [channel][row][column] vectors
+  bool first;         // sums begin as the bias, whatever they were
+  const float* bias;  // by channel, or null
+};
+
+// Bring cells of an image, or inputs of tokens, into the lanes of vectors: to[channel][position[cell]] gets cell `cell`
+// of each lane's own part of the source.
+struct Interleave {
+  struct Lane {
+    ptrdiff_t offset;     // floats from `from` to cell 0 in channel 0, which may lie outside the source
+    size_t begin, end;    // the cells inside it; all others are 0
+  };
+  const Lane* lanes;
+  const float* from;
+  size_t channels, from_pitch;  // floats from one channel to the next
+  size_t cells, step;           // floats from one cell to the next
+  const uint32_t* position;     // by cell, in vectors
+  float* to;
+  size_t to_pitch;  // floats from one channel to the next
+};
+
+// The way back, with the epilogue but for its bias: y gets the sums of `channels` output channels.
+struct Deinterleave {
+  struct Lane {
+    ptrdiff_t offset;  // floats from y to column 0 in channel 0
+    size_t columns;    // that exist: 0 … Deinterleave::columns
+  };
+  const Lane* lanes;    // [row][lane]
+  const float* sums;    // [channel][row][column] vectors
+  size_t vector_pitch;  // floats from one column's vector to the next; rows and channels follow without a gap
+  size_t channels, rows, columns;
+  float* y;
+  size_t y_pitch;  // floats from one channel to the next
+  const Epilogue* epilogue;
+};
+
+constexpr size_t kMaxRows = 4, kMaxColumns = 8;
+constexpr size_t kTeams[] = {1, 2, 4};  // channels in a team
+
+struct Lanes {
+  size_t width;    // floats in a vector
+  size_t most;     // sums in registers: rows * columns * channels of a team is no more
+  // By rows, columns and index into kTeams; null where that is too many.
+  void (*accumulate[kMaxRows + 1][kMaxColumns + 1][3])(const Accumulate&);
+  void (*interleave)(const Interleave&);
+  void (*deinterleave[kActivations])(const Deinterleave&);
+  Columns columns;
+  // As fast as registers allow: rounds * kChains multiplications and additions of vectors.
+  float (*multiply)(size_t rounds);
+};
+
+constexpr size_t kChains = 12;
+
+extern const Lanes kPortableLanes;
+#ifdef SIFT_HAS_X86
+extern const Lanes kAvx2Lanes;
+extern const Lanes kAvx512Lanes;
+#endif
+
+}  // namespace sift

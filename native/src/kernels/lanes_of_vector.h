@@ -1,0 +1,217 @@
+// The leaf functions of lanes.h, for whatever `Vector` is. Include it after SIFT_TARGET_BEGIN and a vector header.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/activate.h"
+#include "kernels/columns_of_vector.h"
+#include "kernels/lanes.h"
+
+namespace sift {
+namespace {
+
+constexpr size_t kAhead = 2048;  // bytes of taps that are prefetched before they are needed
+
+// The pointer in one register, or g++ adds its two parts anew in each instruction, which Intel's processors then split
+// (4 % of the time).
+#ifdef __GNUC__
+#define SIFT_ONE_REGISTER(pointer) __asm__("" : "+r"(pointer))
+#else
+#define SIFT_ONE_REGISTER(pointer)
+#endif
+
+template <size_t Rows, size_t Columns, size_t Team>
+void accumulate(const Accumulate& a) {
+  const Tap* taps = a.taps;
+  const uint32_t* channels = a.channels;
+  const char* input[Rows];
+#pragma GCC unroll 4
+  for (size_t i = 0; i < Rows; ++i) input[i] = a.input + i * a.row_stride;
+  for (const Run* run = a.runs; run != a.runs + a.run_count; ++run) {
+    const size_t count = run->taps;
+    for (size_t team = 0; team < run->teams; ++team, channels += Team) {
+      // Indexed loops: g++ 12 keeps an array that a range-for touched on the stack, which was 2.8 times slower.
+      Vector sums[Team][Rows][Columns];
+      float* at[Team];
+#pragma GCC unroll 4
+      for (size_t q = 0; q < Team; ++q) {
+        at[q] = a.sums + channels[q] * Rows * Columns * Vector::kWidth;
+        if (a.first) {
+          const Vector bias = Vector::broadcast(a.bias ? a.bias[channels[q]] : 0.0f);
+#pragma GCC unroll 4
+          for (size_t i = 0; i < Rows; ++i) {
+#pragma GCC unroll 8
+            for (size_t j = 0; j < Columns; ++j) sums[q][i][j] = bias;
+          }
+        } else {
+#pragma GCC unroll 4
+          for (size_t i = 0; i < Rows; ++i) {
+#pragma GCC unroll 8
+            for (size_t j = 0; j < Columns; ++j) sums[q][i][j] = Vector::load(at[q] + (i * Columns + j) * Vector::kWidth);
+          }
+        }
+      }
+      for (size_t byte = 0; byte < count * Team * sizeof(Tap); byte += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(taps) + kAhead + byte);
+      }
+      for (const Tap* end = taps + count * Team; taps != end; taps += Team) {
+#pragma GCC unroll 4
+        for (size_t q = 0; q < Team; ++q) {
+          const Vector weight = Vector::broadcast(taps[q].weight);
+          const size_t offset = taps[q].offset;
+#pragma GCC unroll 4
+          for (size_t i = 0; i < Rows; ++i) {
+            const float* from = reinterpret_cast<const float*>(input[i] + offset);
+            SIFT_ONE_REGISTER(from);
+#pragma GCC unroll 8
+            for (size_t j = 0; j < Columns; ++j) {
+              sums[q][i][j] = Vector::fma(weight, Vector::load(from + j * Vector::kWidth), sums[q][i][j]);
+            }
+          }
+        }
+      }
+#pragma GCC unroll 4
+      for (size_t q = 0; q < Team; ++q) {
+#pragma GCC unroll 4
+        for (size_t i = 0; i < Rows; ++i) {
+#pragma GCC unroll 8
+          for (size_t j = 0; j < Columns; ++j) sums[q][i][j].store(at[q] + (i * Columns + j) * Vector::kWidth);
+        }
+      }
+    }
+  }
+}
+
+// A part of a strided row.
+inline Vector gathered(const float* from, size_t step, size_t begin, size_t end) {
+  alignas(64) float cells[Vector::kWidth] = {};
+  for (size_t i = begin; i < end; ++i) cells[i] = from[i * step];
+  return Vector::load(cells);
+}
+
+void interleave(const Interleave& a) {
+  constexpr size_t kWidth = Vector::kWidth;
+  for (size_t first = 0; first < a.cells; first += kWidth) {
+    const size_t count = std::min(kWidth, a.cells - first);
+    size_t begin[kWidth], end[kWidth];
+    typename Vector::Range range[kWidth];
+    const float* from[kWidth];
+    for (size_t lane = 0; lane < kWidth; ++lane) {
+      const auto within = [&](size_t cell) { return std::clamp(cell, first, first + count) - first; };
+      begin[lane] = within(a.lanes[lane].begin), end[lane] = std::max(begin[lane], within(a.lanes[lane].end));
+      range[lane] = Vector::range(begin[lane], end[lane]);
+      from[lane] = a.from + a.lanes[lane].offset + first * a.step;
+    }
+    for (size_t channel = 0; channel < a.channels; ++channel) {
+      Vector square[kWidth];
+      if (a.step == 1) {
+#pragma GCC unroll 16
+        for (size_t lane = 0; lane < kWidth; ++lane) {
+          square[lane] = Vector::load(from[lane] + channel * a.from_pitch, range[lane]);
+        }
+      } else {
+        for (size_t lane = 0; lane < kWidth; ++lane) {
+          square[lane] = gathered(from[lane] + channel * a.from_pitch, a.step, begin[lane], end[lane]);
+        }
+      }
+      Vector::transpose(square);
+      float* to = a.to + channel * a.to_pitch;
+      for (size_t i = 0; i < count; ++i) square[i].store(to + a.position[first + i] * kWidth);
+    }
+  }
+}
+
+template <Activation activation>
+void deinterleave(const Deinterleave& a) {
+  constexpr size_t kWidth = Vector::kWidth;
+  const size_t units = a.channels * a.rows;        // rows of columns
+  const size_t together = std::min(kWidth / a.columns, units);  // in a square
+  for (size_t first = 0; first < units; first += together) {
+    const size_t count = std::min(together, units - first);
+    Vector square[kWidth];
+    const float* sums = a.sums + first * a.columns * a.vector_pitch;
+    const size_t vectors = count * a.columns;
+#pragma GCC unroll 16
+    for (size_t i = 0; i < kWidth; ++i) {
+      square[i] = i < vectors ? Vector::load(sums + i * a.vector_pitch) : Vector::zero();
+    }
+    Vector::transpose(square);
+    for (size_t lane = 0; lane < kWidth; ++lane) {
+      Vector value = square[lane];
+      ptrdiff_t offset[kWidth];  // of column 0 of the square, had it been in y
+      typename Vector::Range range[kWidth];
+      for (size_t i = 0; i < count; ++i) {
+        const size_t unit = first + i, channel = unit / a.rows;
+        const Deinterleave::Lane& target = a.lanes[(unit - channel * a.rows) * kWidth + lane];
+        offset[i] = target.offset + static_cast<ptrdiff_t>(channel * a.y_pitch) - static_cast<ptrdiff_t>(i * a.columns);
+        range[i] = Vector::range(i * a.columns, i * a.columns + target.columns);
+        if (a.epilogue->residual) value = value + Vector::load(a.epilogue->residual + offset[i], range[i]);
+      }
+      value = activate<activation>(value, *a.epilogue);
+      for (size_t i = 0; i < count; ++i) value.store(a.y + offset[i], range[i]);
+    }
+  }
+}
+
+float multiply(size_t rounds) {
+  Vector sums[kChains];
+#pragma GCC unroll 12
+  for (size_t i = 0; i < kChains; ++i) sums[i] = Vector::broadcast(static_cast<float>(i));
+  const Vector factor = Vector::broadcast(0.5f), term = Vector::broadcast(static_cast<float>(rounds % 2));
+  for (size_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (size_t i = 0; i < kChains; ++i) sums[i] = Vector::fma(sums[i], factor, term);
+  }
+#pragma GCC unroll 12
+  for (size_t i = 1; i < kChains; ++i) sums[0] = sums[0] + sums[i];
+  float lanes[Vector::kWidth];
+  sums[0].store_unaligned(lanes);
+  return lanes[0];
+}
+
+template <size_t Most, size_t Rows, size_t Columns, size_t Team>
+constexpr auto accumulate_if_few() -> void (*)(const Accumulate&) {
+  if constexpr (Rows * Columns * Team <= Most) {
+    return accumulate<Rows, Columns, Team>;
+  } else {
+    return nullptr;
+  }
+}
+
+template <size_t Most, size_t Rows, size_t Columns>
+constexpr void add_columns(Lanes& lanes) {
+  lanes.accumulate[Rows][Columns][0] = accumulate_if_few<Most, Rows, Columns, kTeams[0]>();
+  lanes.accumulate[Rows][Columns][1] = accumulate_if_few<Most, Rows, Columns, kTeams[1]>();
+  lanes.accumulate[Rows][Columns][2] = accumulate_if_few<Most, Rows, Columns, kTeams[2]>();
+  if constexpr (Columns < kMaxColumns) add_columns<Most, Rows, Columns + 1>(lanes);
+}
+
+template <size_t Most, size_t Rows = 1>
+constexpr void add_rows(Lanes& lanes) {
+  add_columns<Most, Rows, 1>(lanes);
+  if constexpr (Rows < kMaxRows) add_rows<Most, Rows + 1>(lanes);
+}
+
+// One register is left for the weight, and one for the compiler.
+constexpr Lanes lanes_of_vector() {
+  constexpr size_t kMost = Vector::kRegisters - (Vector::kRegisters > 16 ? 4 : 2);
+  Lanes lanes{};
+  lanes.width = Vector::kWidth;
+  lanes.most = kMost;
+  add_rows<kMost>(lanes);
+  lanes.interleave = interleave;
+  lanes.multiply = multiply;
+  lanes.deinterleave[0] = deinterleave<Activation::kNone>;
+  lanes.deinterleave[1] = deinterleave<Activation::kRelu>;
+  lanes.deinterleave[2] = deinterleave<Activation::kClip>;
+  lanes.deinterleave[3] = deinterleave<Activation::kLeakyRelu>;
+  lanes.deinterleave[4] = deinterleave<Activation::kSilu>;
+  lanes.deinterleave[5] = deinterleave<Activation::kGelu>;
+  lanes.deinterleave[6] = deinterleave<Activation::kGeluTanh>;
+  lanes.columns = columns_of_vector();
+  return lanes;
+}
+
+}  // namespace
+}  // namespace sift

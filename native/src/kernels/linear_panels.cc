@@ -1,0 +1,142 @@
+#include "kernels/linear_panels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "formats/pack_taps.h"
+
+namespace sift {
+namespace {
+
+constexpr size_t kInputBytes = 30 * 1024;        // of the L1 cache for a block's inputs
+constexpr size_t kTasks = 16;                    // for threads to share where there is one tile of tokens
+constexpr size_t kMinPart = 64;                  // outputs
+constexpr size_t kGroupBytes = 4 * 1024 * 1024;  // of panels at a time
+
+size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+LinearShape LinearPanels::representative(LinearShape shape, const Lanes& lanes) {
+  const auto width = static_cast<int64_t>(lanes.width);
+  int64_t columns = 1;
+  while (columns < static_cast<int64_t>(kMaxColumns) && columns * width < shape.tokens) columns *= 2;
+  shape.tokens = columns * width;
+  return shape;
+}
+
+LinearPanels::LinearPanels(const LinearShape& shape, const Lanes& lanes, const Weights& weights)
+    : lanes_(lanes), inputs_(static_cast<size_t>(shape.inputs)), outputs_(static_cast<size_t>(shape.outputs)) {
+  if (inputs_ > std::numeric_limits<uint32_t>::max() / sizeof(float) / kMaxColumns / lanes.width - 1) {
+    throw std::length_error("the layer has too many inputs");
+  }
+  choose(count_kept(weights), static_cast<size_t>(representative(shape, lanes).tokens) / lanes.width);
+  part_ = std::min(outputs_, std::max(ceil_div(outputs_, kTasks), kMinPart));
+  const size_t row_bytes = columns_ * lanes_.width * sizeof(float);
+  TapLayout layout;
+  layout.rows = layout.rows_per_group = outputs_;
+  layout.rows_per_part = part_;
+  layout.blocks = ceil_div(inputs_, block_);
+  layout.team = kTeams[team_];
+  auto& columns = layout.columns.emplace_back();
+  for (size_t input = 0; input < inputs_; ++input) {
+    columns.push_back({static_cast<uint32_t>(input / block_), static_cast<uint32_t>(input % block_ * row_bytes)});
+    position_.push_back(static_cast<uint32_t>(input * columns_));
+  }
+  for (size_t block = 0; block < layout.blocks; ++block) {
+    layout.zeros.push_back(static_cast<uint32_t>((inputs_ - block * block_) * row_bytes));
+  }
+  taps_ = pack_taps(weights, layout);
+}
+
+// The cheapest width of panels and size of teams, by cycles for one vector of tokens; see ConvPatches::cost.
+void LinearPanels::choose(size_t kept, size_t most_columns) {
+  const double multiply = lanes_.width > 8 ? 0.77 : 0.6, tap = 0.6, spill = 1.1, visit = 12.0;
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t columns = 1; columns <= most_columns; columns *= 2) {
+    const size_t row_bytes = columns * lanes_.width * sizeof(float);
+    const size_t most = std::clamp<size_t>(kInputBytes / row_bytes, 1, inputs_);
+    const size_t block = ceil_div(inputs_, ceil_div(inputs_, most));
+    for (size_t team = 0; team < std::size(kTeams); ++team) {
+      if (!lanes_.accumulate[1][columns][team]) continue;
+      const auto vectors = static_cast<double>(columns), channels = static_cast<double>(kTeams[team]);
+      const double sums = static_cast<double>(outputs_ * ceil_div(inputs_, block));
+      // A team of one leaves each sum waiting for the one before: 4 cycles, two at a time.
+      const double wait = std::max(vectors * multiply + tap, 4.0 / channels);
+      const double cycles = (static_cast<double>(kept) * wait + sums * (vectors * spill + visit / channels)) / vectors;
+      if (cycles < least) least = cycles, columns_ = columns, team_ = team, block_ = block;
+    }
+  }
+}
+
+void LinearPanels::run(const Epilogue& epilogue, const float* x, float* y, size_t tokens, Workers& workers,
+                       Scratch& scratch) const {
+  const size_t width = lanes_.width, row = columns_ * width, panel = (inputs_ + 1) * row;
+  const size_t tiles = ceil_div(tokens, row);
+  const size_t together = std::clamp<size_t>(kGroupBytes / sizeof(float) / panel, 1, std::max<size_t>(tiles, 1));
+  const size_t parts = ceil_div(outputs_, part_), blocks = ceil_div(inputs_, block_);
+  Scratch::Lease panels(scratch, together * panel);
+  // Of the vector `column` of a tile: how many of its tokens exist.
+  const auto tokens_of = [&](size_t tile, size_t column) {
+    const size_t first = tile * row + column * width;
+    return first < tokens ? std::min(width, tokens - first) : 0;
+  };
+  // The last tile may need fewer vectors.
+  const auto columns_of = [&](size_t tile) { return std::min(columns_, ceil_div(tokens - tile * row, width)); };
+
+  for (size_t first = 0; first < tiles; first += together) {
+    const size_t count = std::min(together, tiles - first);
+    workers.each(count * blocks, [&](size_t task) {
+      const size_t tile = first + task / blocks, begin = task % blocks * block_;
+      const size_t inputs = std::min(block_, inputs_ - begin);
+      float* to = panels.data() + (tile - first) * panel;
+      std::vector<Interleave::Lane> lanes(width);
+      for (size_t column = 0; column < columns_of(tile); ++column) {
+        for (size_t lane = 0; lane < width; ++lane) {
+          const bool exists = lane < tokens_of(tile, column);
+          lanes[lane] = {static_cast<ptrdiff_t>(((tile * columns_ + column) * width + lane) * inputs_ + begin), 0,
+                         exists ? inputs : 0};
+        }
+        lanes_.interleave({lanes.data(), x, 1, 0, inputs, 1, position_.data(), to + begin * row + column * width, 0});
+      }
+      if (begin + inputs == inputs_) std::fill_n(to + inputs_ * row, row, 0.0f);
+    });
+    workers.each(count * parts, [&](size_t task) {
+      const size_t tile = first + task / parts, part = task % parts;
+      const size_t begin = part * part_, outputs = std::min(part_, outputs_ - begin), columns = columns_of(tile);
+      Scratch::Lease sums(scratch, ceil_div(outputs, width) * width * columns * width);
+      const float* input = panels.data() + (tile - first) * panel;
+      Accumulate a{};
+      a.sums = sums.data();
+      a.bias = epilogue.bias ? epilogue.bias + begin : nullptr;
+      for (size_t block = 0; block < blocks; ++block) {
+        a.input = reinterpret_cast<const char*>(input + block * block_ * row);
+        a.first = block == 0;
+        const size_t slice = (part * blocks + block) * 2;
+        taps_.point(a, slice);
+        lanes_.accumulate[1][columns][team_](a);
+        taps_.point(a, slice + 1);
+        lanes_.accumulate[1][columns][0](a);
+      }
+      std::vector<Deinterleave::Lane> lanes(width);
+      const auto store = [&](size_t column, size_t output, size_t squares, size_t across) {
+        for (size_t lane = 0; lane < width; ++lane) {
+          lanes[lane] = {static_cast<ptrdiff_t>(((tile * columns_ + column) * width + lane) * outputs_ + begin + output),
+                         lane < tokens_of(tile, column) ? across : 0};
+        }
+        lanes_.deinterleave[static_cast<int>(epilogue.activation)]({lanes.data(),
+                                                                    sums.data() + (output * columns + column) * width,
+                                                                    columns * width, squares, 1, width, y, width, &epilogue});
+      };
+      const size_t whole = outputs / width;
+      for (size_t column = 0; column < columns; ++column) {
+        store(column, 0, whole, width);
+        if (outputs > whole * width) store(column, whole * width, 1, outputs - whole * width);
+      }
+    });
+  }
+}
+
+}  // namespace sift
