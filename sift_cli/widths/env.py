@@ -129,9 +129,10 @@ class WidthEnv(ShapeEnv):
         """``expr`` without the symbols that turned out to be no widths.
 
         A number is divided by the size of a window or a chunk, never by a width; and what such a symbol does to the
-        size of an image grows from layer to layer (over four minutes of ``sympy.simplify`` for maxvit_t).
+        size of an image grows from layer to layer (over four minutes of ``sympy.simplify`` for maxvit_t). It may be
+        divided by a ratio of widths (Hiera: tokens by tokens of a window), which is left alone.
         """
-        if isinstance(expr, FloorDiv) and expr.base.is_Integer:
+        if isinstance(expr, FloorDiv) and expr.base.is_Integer and not expr.divisor.has(FloorDiv):
             for symbol in expr.divisor.free_symbols - self._numbers.keys():
                 self._numbers[symbol] = self.value(symbol)
                 self._record(symbol, self._numbers[symbol])

@@ -91,6 +91,16 @@ def test_what_divides_a_number_is_no_width() -> None:
     assert not (width // window).node.expr.free_symbols.isdisjoint(width.node.expr.free_symbols)
 
 
+def test_a_ratio_of_widths_that_divides_a_number_leaves_them_widths() -> None:
+    """Hiera's ``reshape(batch, -1, windows, 3, heads, width)``, and the windows that follow from it."""
+    env = WidthEnv()
+    joint, width = env.symbol("joint", 288)[1], env.symbol("width", 96)[1]
+    tokens = 64 * joint // (3 * width)
+    windows = (3136 // tokens).node.expr
+    assert windows.free_symbols == {joint.node.expr, width.node.expr}
+    assert not env.equations
+
+
 def test_the_module_is_left_alone() -> None:
     net = nets.TinyMobileNet().eval()
     before = {name: (id(tensor), tensor.clone()) for name, tensor in net.state_dict(keep_vars=True).items()}
