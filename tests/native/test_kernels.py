@@ -30,12 +30,26 @@ def build(folder: Path, target: str, *options: str) -> Path:
     return folder / target
 
 
-def test_every_kernel_agrees_with_the_naive_loop_under_the_sanitizers(tmp_path: Path) -> None:
-    program = build(tmp_path, "check_kernels", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DSIFT_SANITIZE=ON")
-    printed = run(program)
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where checks are built with sanitizers: in one folder, so that the kernels are compiled once."""
+    return tmp_path_factory.mktemp("sanitized")
+
+
+SANITIZE = ("-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DSIFT_SANITIZE=ON")
+
+
+def test_every_kernel_agrees_with_the_naive_loop_under_the_sanitizers(sanitized: Path) -> None:
+    printed = run(build(sanitized, "check_kernels", *SANITIZE))
     assert printed.endswith("\n0 failures\n")
     for kernel in ("conv_patches/portable", "linear_panels/portable"):
         assert f"{kernel}: " in printed
+
+
+def test_activations_are_as_exact_as_they_claim_under_the_sanitizers(sanitized: Path) -> None:
+    printed = run(build(sanitized, "check_activations", *SANITIZE), 16001)
+    assert printed.endswith("\n0 failures\n")
+    assert "linear_panels/portable: " in printed
 
 
 def test_the_declared_slice_is_what_onnxruntimes_header_says(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 #include "dispatch/kernel.h"
 #include "kernels/conv_patches.h"
+#include "kernels/linear_columns.h"
 #include "kernels/linear_panels.h"
 
 namespace sift {
@@ -24,7 +25,7 @@ class PreparedFamily final : public Prepared {
 
 template <class Shape, class Family, const Lanes& lanes>
 Kernel<Shape> row(const char* name, Isa isa) {
-  return {name, isa, [](const Shape&) { return true; },
+  return {name, isa, [](const Shape& shape) { return Family::supports(shape, lanes); },
           [](const Shape& shape) { return Family::representative(shape, lanes); },
           [](const Shape& shape, const Weights& weights) -> std::unique_ptr<const Prepared> {
             return std::make_unique<PreparedFamily<Shape, Family>>(shape, lanes, weights);
@@ -52,7 +53,11 @@ const std::vector<Kernel<ConvShape>>& kernels<ConvShape>() {
 
 template <>
 const std::vector<Kernel<LinearShape>>& kernels<LinearShape>() {
-  static const auto table = rows<LinearShape, LinearPanels>("linear_panels");
+  static const auto table = [] {
+    auto all = rows<LinearShape, LinearColumns>("linear_columns");
+    for (const auto& kernel : rows<LinearShape, LinearPanels>("linear_panels")) all.push_back(kernel);
+    return all;
+  }();
   return table;
 }
 

@@ -36,9 +36,9 @@ inline Vector times_logistic(Vector x, Vector t) {
   return x * (Vector::where_less(t, Vector::zero(), small, one) / (one + small));
 }
 
-// x * Phi(x), Phi the normal distribution. With a = |x|, Phi(-a) = exp(-a^2 / 2) * M(a) is small where x is negative and
-// has no 1 + erf(x) to lose its digits in. (a + 2.5) * M(a) is a polynomial in (a - 2.5) / (a + 2.5), minimax on
-// 0 … 14.5, 1.5e-8 of itself off.
+// x * Phi(x), Phi the normal distribution. With a = |x|, Phi(-a) = exp(-a^2 / 2) * M(a) has no 1 + erf(x) to lose its
+// digits in where x is negative. (a + 2.5) * M(a) is a polynomial in (a - 2.5) / (a + 2.5), minimax on 0 … 14.5, 1.5e-8
+// of itself off.
 inline Vector gelu(Vector x) {
   const Vector limit = Vector::broadcast(14.5f), one = Vector::broadcast(1.0f), middle = Vector::broadcast(2.5f);
   x = Vector::max(Vector::zero() - limit, x);
@@ -46,7 +46,7 @@ inline Vector gelu(Vector x) {
   const Vector mills = polynomial((a - middle) * scale, Vector::broadcast(-1.5726627e-4f), -3.1086424e-4f, 6.843442e-4f,
                                   2.5232965e-3f, -1.600961e-3f, -1.638602e-2f, 9.235915e-3f, 0.13198696f, -0.433692f,
                                   0.70665663f);
-  // The square of a's upper 12 bits is exact; what rounding takes from the whole square would be 6 ulp at -5.
+  // The square of a's upper 12 bits is exact; what rounding took from the whole square was up to 60 ulp of the result.
   const Vector to_upper = Vector::broadcast(0x1.8p15f), upper = (a + to_upper) - to_upper;
   const Vector half = Vector::broadcast(-0.5f);
   const Vector tail = exp_negative(half * (upper * upper), half * ((a - upper) * (a + upper))) * (scale * mills);

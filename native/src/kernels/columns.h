@@ -27,8 +27,8 @@ struct ColumnArgs {
   const uint16_t *windows, *windows_end;  // where each begins, in kWindowUnit
   const uint8_t* picks;                   // [window][step][lane]
   const float* values;                    // the same, aligned to 64 bytes
-  // Input 0 of the first token, aligned to 64 bytes. kLongestWindow floats before input 0 and after the last are there to
-  // be read; their values do not matter.
+  // Input 0 of the first token, aligned to 64 bytes. kLongestWindow floats before input 0 and after the last are there
+  // to be read; their values do not matter.
   const float* x;
   size_t x_pitch;  // floats from one token to the next
   float* sums;     // [token][lane]

@@ -1,8 +1,9 @@
-// The functions of columns.h, for whatever `Vector` and `Pick` are. Include it after SIFT_TARGET_BEGIN and their headers.
+// The functions of columns.h, for whatever `Vector` and `Pick` are. Include it after SIFT_TARGET_BEGIN and their
+// headers.
 //
-// A Pick is one step's picks: `Pick(picks)` reads them, `pick.add(values, window, sums)` adds each lane's weight times the
-// input it picks to its sum, and nothing where it pauses, whatever the inputs. A Pick::Window is kLength inputs from
-// where it is told.
+// A Pick is one step's picks: `Pick(picks)` reads them, `pick.add(values, window, sums)` adds each lane's weight times
+// the input it picks to its sum, and nothing where it pauses, whatever the inputs. A Pick::Window is kLength inputs;
+// kTokens becomes Columns::tokens.
 #pragma once
 
 #include <utility>

@@ -11,7 +11,7 @@
 namespace sift {
 namespace {
 
-constexpr size_t kInputBytes = 30 * 1024;        // of the L1 cache for a block's inputs; the rest is weights and sums
+constexpr size_t kInputBytes = 24 * 1024;        // of the L1 cache for a block's inputs; the rest is weights and sums
 constexpr size_t kTasks = 16;                    // a group of images is cut into at least so many, for threads to share
 constexpr size_t kMinPart = 32;                  // filters
 constexpr size_t kGroupBytes = 8 * 1024 * 1024;  // of interleaved images at a time
@@ -95,22 +95,26 @@ ConvPatches::Tiling ConvPatches::choose(size_t kept) const {
   return best;
 }
 
-// Cycles for shape_.images images, one thread. Fitted to measurements of ResNet-18's layers and their widened forms
-// (benchmarks/runtime); only the order of tilings matters.
+// Cycles for shape_.images images, one thread. Only the order of tilings matters; the constants are from timings of all
+// tilings of ResNet-18's layers and their widened forms.
 double ConvPatches::cost(const Tiling& t, size_t kept) const {
-  const double vector_bytes = static_cast<double>(lanes_.width * sizeof(float));
-  const double multiply = vector_bytes > 32 ? 0.77 : 0.6, tap = 0.6, spill = 1.1, visit = 12.0, transpose = 2.5;
-  const double groups = std::ceil(static_cast<double>(shape_.images) / static_cast<double>(t.images));
+  const size_t width = lanes_.width;
+  const double multiply = width > 8 ? 0.8 : 0.6, tap = 1.0, spill = 2.0, visit = 6.0, line = 3.0;
   const double channels = static_cast<double>(shape_.channels), filters = static_cast<double>(shape_.filters);
   const double taps = static_cast<double>(kept), across = static_cast<double>(tiles_across(t));
+  const double groups = std::ceil(static_cast<double>(shape_.images) / static_cast<double>(t.images));
   const double sums = static_cast<double>(t.patch_h * t.columns) * across;  // vectors a filter, all tiles
   const double tiles = static_cast<double>(tiles_down(t)) * across;
   const double blocks = std::ceil(channels / static_cast<double>(t.block));
   const double team = static_cast<double>(kTeams[t.team]);
-  const double stream = taps * sizeof(Tap) > 1.5e6 ? 0.2 : 0.03;  // cycles a byte of weights from beyond, from in the L2
+  const double stream = taps * sizeof(Tap) > 1.5e6 ? 0.25 : 0.03;  // cycles a byte of weights from beyond, from in the L2
+  // Squares that are transposed, and the pieces of rows that are stored from them.
+  const double squares_in = channels * across * static_cast<double>(down_.cells(t.patch_h) * ceil_div(across_.cells(t.columns), width));
+  const double pieces_out = filters * across * static_cast<double>(t.patch_h * width);
+  const double squares_out = pieces_out / static_cast<double>(width / t.columns * width);
   return groups * (taps * (sums * multiply + tiles * (tap + stream * sizeof(Tap))) +
                    blocks * filters * (sums * spill + tiles * visit / team) +
-                   transpose * (filters * sums + channels * across * static_cast<double>(down_.cells(t.patch_h) * row_vectors(t))));
+                   line * (static_cast<double>(width) * (squares_in + squares_out) + pieces_out));
 }
 
 Taps ConvPatches::pack(const Weights& weights) const {

@@ -17,6 +17,8 @@ namespace sift {
 
 class ConvPatches {
  public:
+  static bool supports(const ConvShape&, const Lanes&) { return true; }
+
   // shape.images counts for how the lanes are shared between images and patches; any number may be run.
   //
   // Throws std::length_error where the interleaved image is too large.

@@ -83,11 +83,20 @@ void accumulate(const Accumulate& a) {
   }
 }
 
-// A part of a strided row.
-inline Vector gathered(const float* from, size_t step, size_t begin, size_t end) {
-  alignas(64) float cells[Vector::kWidth] = {};
-  for (size_t i = begin; i < end; ++i) cells[i] = from[i * step];
-  return Vector::load(cells);
+// Elements `begin` … `end` - 1 of a row, `step` apart; the rest is 0.
+inline Vector strided(const float* from, size_t step, size_t begin, size_t end) {
+  constexpr size_t kWidth = Vector::kWidth;
+  if (step == 2 && begin < end) {
+    const size_t first = 2 * begin, past = 2 * end - 1;  // what lies behind the last is not the row's
+    const auto half = [&](size_t at) {
+      const auto within = [&](size_t element) { return std::clamp(element, at, at + kWidth) - at; };
+      return Vector::load(from + at, Vector::range(within(first), within(past)));
+    };
+    return Vector::evens(half(0), half(kWidth));
+  }
+  alignas(64) float elements[kWidth] = {};
+  for (size_t i = begin; i < end; ++i) elements[i] = from[i * step];
+  return Vector::load(elements);
 }
 
 void interleave(const Interleave& a) {
@@ -112,7 +121,7 @@ void interleave(const Interleave& a) {
         }
       } else {
         for (size_t lane = 0; lane < kWidth; ++lane) {
-          square[lane] = gathered(from[lane] + channel * a.from_pitch, a.step, begin[lane], end[lane]);
+          square[lane] = strided(from[lane] + channel * a.from_pitch, a.step, begin[lane], end[lane]);
         }
       }
       Vector::transpose(square);

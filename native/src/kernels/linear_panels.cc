@@ -10,7 +10,7 @@
 namespace sift {
 namespace {
 
-constexpr size_t kInputBytes = 30 * 1024;        // of the L1 cache for a block's inputs
+constexpr size_t kInputBytes = 24 * 1024;        // of the L1 cache for a block's inputs
 constexpr size_t kTasks = 16;                    // for threads to share where there is one tile of tokens
 constexpr size_t kMinPart = 64;                  // outputs
 constexpr size_t kGroupBytes = 4 * 1024 * 1024;  // of panels at a time
@@ -53,7 +53,7 @@ LinearPanels::LinearPanels(const LinearShape& shape, const Lanes& lanes, const W
 
 // The cheapest width of panels and size of teams, by cycles for one vector of tokens; see ConvPatches::cost.
 void LinearPanels::choose(size_t kept, size_t most_columns) {
-  const double multiply = lanes_.width > 8 ? 0.77 : 0.6, tap = 0.6, spill = 1.1, visit = 12.0;
+  const double multiply = lanes_.width > 8 ? 0.8 : 0.6, tap = 1.0, spill = 2.0, visit = 6.0;
   double least = std::numeric_limits<double>::infinity();
   for (size_t columns = 1; columns <= most_columns; columns *= 2) {
     const size_t row_bytes = columns * lanes_.width * sizeof(float);

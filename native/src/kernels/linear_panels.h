@@ -15,6 +15,8 @@ namespace sift {
 
 class LinearPanels {
  public:
+  static bool supports(const LinearShape&, const Lanes&) { return true; }
+
   // Panels for few tokens are narrow; shape.tokens counts for no more than how narrow.
   LinearPanels(const LinearShape& shape, const Lanes& lanes, const Weights& weights);
 

@@ -44,6 +44,12 @@ struct Vector {
     return {_mm256_mul_ps(_mm256_mul_ps(a.v, power(half)), power(_mm256_sub_epi32(whole, half)))};
   }
 
+  // Elements 0, 2, 4 … of the two.
+  static Vector evens(Vector low, Vector high) {
+    const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(low.v, high.v, 0x88));
+    return {_mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xD8))};
+  }
+
   // The square of kWidth vectors, rows for columns.
   static void transpose(Vector* rows) {
     __m256 pair[8], quad[8];

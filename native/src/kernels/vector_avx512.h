@@ -41,6 +41,12 @@ struct Vector {
   // a * 2^n for a whole n of -252 … 254.
   static Vector ldexp(Vector a, Vector n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
+  // Elements 0, 2, 4 … of the two.
+  static Vector evens(Vector low, Vector high) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return {_mm512_permutex2var_ps(low.v, even, high.v)};
+  }
+
   // The square of kWidth vectors, rows for columns.
   static void transpose(Vector* rows) {
     __m512 pair[16], quad[16];

@@ -83,6 +83,11 @@ struct Vector {
     });
   }
 
+  // Elements 0, 2, 4 … of the two.
+  static Vector evens(Vector low, Vector high) {
+    return each([&](size_t i) { return i < kWidth / 2 ? low.v[2 * i] : high.v[2 * i - kWidth]; });
+  }
+
   // The square of kWidth vectors, rows for columns.
   static void transpose(Vector* rows) {
     for (size_t i = 0; i < kWidth; ++i) {
