@@ -81,7 +81,9 @@ int main(int argc, char** argv) {
                         {808, 808, 3, 1, 14},
                         {808, 1616, 1, 2, 14},
                         {1616, 1616, 3, 1, 7},
-                        {512, 512, 3, 1, 4}}) {
+                        {512, 512, 3, 1, 4},
+                        {48, 288, 1, 1, 56},
+                        {1152, 320, 1, 1, 7}}) {
     const int64_t pad = c.kernel / 2;
     const sift::ConvShape shape{c.channels, c.size, c.size, c.filters, c.kernel, c.kernel, c.stride, c.stride,
                                 1,          1,      pad,    pad,       pad,      pad,      1, images};

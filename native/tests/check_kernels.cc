@@ -255,6 +255,7 @@ std::vector<std::pair<ConvShape, size_t>> edges(const ConvShape*) {
       {conv(3, 40, 3, 3, 3, 1, 1), 1},          // tiles of many rows
       {conv(130, 9, 9, 40, 3, 1, 1), 2},        // several blocks of channels and parts of filters
       {conv(70, 32, 32, 5, 1), 1},              // planes of exactly 4 KB
+      {conv(131, 7, 9, 70, 1), 3},              // 1x1: several blocks and parts, pixels that fill no vector
       {conv(5, 6, 5, 7, 3, 1, 1), 17},          // images share the lanes, and one is left over
       {conv(40, 30, 30, 9, 3, 1, 1), 5},        // lanes shared by images and patches
       {conv(4, 23, 31, 6, 7, 2, 3), 1},         // a stem
@@ -356,11 +357,11 @@ size_t check_rules() {
   expect(!sift::why_invalid(bits, 2, 9, 10).empty(), "a value missing");
   expect(!sift::why_invalid(bits, 2, 10, 17).empty(), "a byte missing");
   expect(!sift::why_invalid(bits, 2, 8, 8).empty(), "a byte too many");
-  ConvShape huge = conv(1, 1 << 16, 1 << 16, 1, 1);
+  ConvShape huge = conv(1, 1 << 16, 1 << 16, 1, 2);
   try {
     const float value = 1;
     const uint8_t bit = 1;
-    sift::choose(huge).prepare(huge, {1, 1, &bit, &value});
+    sift::choose(huge).prepare(huge, {1, 4, &bit, &value});
     expect(false, "planes of 2^32 elements are refused");
   } catch (const std::length_error&) {
   }

@@ -3,6 +3,7 @@
 
 #include "dispatch/kernel.h"
 #include "kernels/conv_patches.h"
+#include "kernels/conv_points.h"
 #include "kernels/linear_columns.h"
 #include "kernels/linear_panels.h"
 
@@ -43,21 +44,24 @@ std::vector<Kernel<Shape>> rows(const char* name) {
   };
 }
 
+template <class Row>
+std::vector<Row> joined(std::vector<Row> first, const std::vector<Row>& then) {
+  first.insert(first.end(), then.begin(), then.end());
+  return first;
+}
+
 }  // namespace
 
 template <>
 const std::vector<Kernel<ConvShape>>& kernels<ConvShape>() {
-  static const auto table = rows<ConvShape, ConvPatches>("conv_patches");
+  static const auto table = joined(rows<ConvShape, ConvPoints>("conv_points"), rows<ConvShape, ConvPatches>("conv_patches"));
   return table;
 }
 
 template <>
 const std::vector<Kernel<LinearShape>>& kernels<LinearShape>() {
-  static const auto table = [] {
-    auto all = rows<LinearShape, LinearColumns>("linear_columns");
-    for (const auto& kernel : rows<LinearShape, LinearPanels>("linear_panels")) all.push_back(kernel);
-    return all;
-  }();
+  static const auto table =
+      joined(rows<LinearShape, LinearColumns>("linear_columns"), rows<LinearShape, LinearPanels>("linear_panels"));
   return table;
 }
 

@@ -70,6 +70,16 @@ struct Deinterleave {
   const Epilogue* epilogue;
 };
 
+// The same where the lanes lie as in y: y gets `columns` floats of each channel's sums.
+struct Finish {
+  const float* sums;
+  size_t pitch;  // floats, a multiple of the vector's
+  size_t channels, columns;
+  float* y;
+  size_t y_pitch;
+  const Epilogue* epilogue;
+};
+
 constexpr size_t kMaxRows = 4, kMaxColumns = 8;
 constexpr size_t kTeams[] = {1, 2, 4};  // channels in a team
 
@@ -80,6 +90,7 @@ struct Lanes {
   void (*accumulate[kMaxRows + 1][kMaxColumns + 1][3])(const Accumulate&);
   void (*interleave)(const Interleave&);
   void (*deinterleave[kActivations])(const Deinterleave&);
+  void (*finish[kActivations])(const Finish&);
   Columns columns;
   // As fast as registers allow: rounds * kChains multiplications and additions of vectors.
   float (*multiply)(size_t rounds);

@@ -163,6 +163,22 @@ void deinterleave(const Deinterleave& a) {
   }
 }
 
+template <Activation activation>
+void finish(const Finish& a) {
+  constexpr size_t kWidth = Vector::kWidth;
+  for (size_t channel = 0; channel < a.channels; ++channel) {
+    const float* sums = a.sums + channel * a.pitch;
+    const float* residual = a.epilogue->residual ? a.epilogue->residual + channel * a.y_pitch : nullptr;
+    float* y = a.y + channel * a.y_pitch;
+    for (size_t i = 0; i < a.columns; i += kWidth) {
+      const auto range = Vector::range(0, std::min(kWidth, a.columns - i));
+      Vector value = Vector::load(sums + i);
+      if (residual) value = value + Vector::load(residual + i, range);
+      activate<activation>(value, *a.epilogue).store(y + i, range);
+    }
+  }
+}
+
 float multiply(size_t rounds) {
   Vector sums[kChains];
 #pragma GCC unroll 12
@@ -202,6 +218,13 @@ constexpr void add_rows(Lanes& lanes) {
   if constexpr (Rows < kMaxRows) add_rows<Most, Rows + 1>(lanes);
 }
 
+template <int... Index>
+constexpr void add_activations(Lanes& lanes, std::integer_sequence<int, Index...>) {
+  ((lanes.deinterleave[Index] = deinterleave<static_cast<Activation>(Index)>,
+    lanes.finish[Index] = finish<static_cast<Activation>(Index)>),
+   ...);
+}
+
 // One register is left for the weight, and one for the compiler.
 constexpr Lanes lanes_of_vector() {
   constexpr size_t kMost = Vector::kRegisters - (Vector::kRegisters > 16 ? 4 : 2);
@@ -211,14 +234,8 @@ constexpr Lanes lanes_of_vector() {
   add_rows<kMost>(lanes);
   lanes.interleave = interleave;
   lanes.multiply = multiply;
-  lanes.deinterleave[0] = deinterleave<Activation::kNone>;
-  lanes.deinterleave[1] = deinterleave<Activation::kRelu>;
-  lanes.deinterleave[2] = deinterleave<Activation::kClip>;
-  lanes.deinterleave[3] = deinterleave<Activation::kLeakyRelu>;
-  lanes.deinterleave[4] = deinterleave<Activation::kSilu>;
-  lanes.deinterleave[5] = deinterleave<Activation::kGelu>;
-  lanes.deinterleave[6] = deinterleave<Activation::kGeluTanh>;
   lanes.columns = columns_of_vector();
+  add_activations(lanes, std::make_integer_sequence<int, kActivations>());
   return lanes;
 }
 

@@ -1,16 +1,15 @@
 #include "kernels/linear_panels.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <stdexcept>
 
 #include "formats/pack_taps.h"
+#include "kernels/teams.h"
 
 namespace sift {
 namespace {
 
-constexpr size_t kInputBytes = 24 * 1024;        // of the L1 cache for a block's inputs
 constexpr size_t kTasks = 16;                    // for threads to share where there is one tile of tokens
 constexpr size_t kMinPart = 64;                  // outputs
 constexpr size_t kGroupBytes = 4 * 1024 * 1024;  // of panels at a time
@@ -32,7 +31,12 @@ LinearPanels::LinearPanels(const LinearShape& shape, const Lanes& lanes, const W
   if (inputs_ > std::numeric_limits<uint32_t>::max() / sizeof(float) / kMaxColumns / lanes.width - 1) {
     throw std::length_error("the layer has too many inputs");
   }
-  choose(count_kept(weights), static_cast<size_t>(representative(shape, lanes).tokens) / lanes.width);
+  const size_t kept = count_kept(weights), most = static_cast<size_t>(representative(shape, lanes).tokens) / lanes.width;
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t columns = 1; columns <= most; columns *= 2) {
+    const Teams teams = cheapest_teams(lanes, columns, inputs_, outputs_, kept);
+    if (teams.cycles < least) columns_ = columns, team_ = teams.team, block_ = teams.block, least = teams.cycles;
+  }
   part_ = std::min(outputs_, std::max(ceil_div(outputs_, kTasks), kMinPart));
   const size_t row_bytes = columns_ * lanes_.width * sizeof(float);
   TapLayout layout;
@@ -49,26 +53,6 @@ LinearPanels::LinearPanels(const LinearShape& shape, const Lanes& lanes, const W
     layout.zeros.push_back(static_cast<uint32_t>((inputs_ - block * block_) * row_bytes));
   }
   taps_ = pack_taps(weights, layout);
-}
-
-// The cheapest width of panels and size of teams, by cycles for one vector of tokens; see ConvPatches::cost.
-void LinearPanels::choose(size_t kept, size_t most_columns) {
-  const double multiply = lanes_.width > 8 ? 0.8 : 0.6, tap = 1.0, spill = 2.0, visit = 6.0;
-  double least = std::numeric_limits<double>::infinity();
-  for (size_t columns = 1; columns <= most_columns; columns *= 2) {
-    const size_t row_bytes = columns * lanes_.width * sizeof(float);
-    const size_t most = std::clamp<size_t>(kInputBytes / row_bytes, 1, inputs_);
-    const size_t block = ceil_div(inputs_, ceil_div(inputs_, most));
-    for (size_t team = 0; team < std::size(kTeams); ++team) {
-      if (!lanes_.accumulate[1][columns][team]) continue;
-      const auto vectors = static_cast<double>(columns), channels = static_cast<double>(kTeams[team]);
-      const double sums = static_cast<double>(outputs_ * ceil_div(inputs_, block));
-      // A team of one leaves each sum waiting for the one before: 4 cycles, two at a time.
-      const double wait = std::max(vectors * multiply + tap, 4.0 / channels);
-      const double cycles = (static_cast<double>(kept) * wait + sums * (vectors * spill + visit / channels)) / vectors;
-      if (cycles < least) least = cycles, columns_ = columns, team_ = team, block_ = block;
-    }
-  }
 }
 
 void LinearPanels::run(const Epilogue& epilogue, const float* x, float* y, size_t tokens, Workers& workers,

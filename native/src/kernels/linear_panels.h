@@ -27,8 +27,6 @@ class LinearPanels {
   void run(const Epilogue& epilogue, const float* x, float* y, size_t tokens, Workers& workers, Scratch& scratch) const;
 
  private:
-  void choose(size_t kept, size_t most_columns);
-
   const Lanes& lanes_;
   size_t inputs_, outputs_;
   size_t columns_ = 1;  // vectors in a panel's row

@@ -1,0 +1,91 @@
+#include "kernels/conv_points.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "formats/pack_taps.h"
+#include "kernels/teams.h"
+
+namespace sift {
+namespace {
+
+constexpr size_t kTasks = 16;    // an image is cut into at least so many, for threads to share
+constexpr size_t kMinPart = 64;  // filters: each part copies the inputs anew
+
+size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+bool ConvPoints::supports(const ConvShape& s, const Lanes&) {
+  return s.kernel_h == 1 && s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 && s.groups == 1 && s.top == 0 &&
+         s.left == 0 && s.bottom == 0 && s.right == 0;
+}
+
+ConvShape ConvPoints::representative(ConvShape shape, const Lanes&) {
+  shape.images = 1;
+  return shape;
+}
+
+ConvPoints::ConvPoints(const ConvShape& shape, const Lanes& lanes, const Weights& weights)
+    : lanes_(lanes),
+      channels_(static_cast<size_t>(shape.channels)),
+      filters_(static_cast<size_t>(shape.filters)),
+      pixels_(static_cast<size_t>(shape.height) * static_cast<size_t>(shape.width)) {
+  const size_t vectors = ceil_div(pixels_, lanes_.width);
+  columns_ = ceil_div(vectors, ceil_div(vectors, kMaxColumns));
+  const Teams teams = cheapest_teams(lanes_, columns_, channels_, filters_, count_kept(weights));
+  team_ = teams.team, block_ = teams.block;
+  const size_t tiles = ceil_div(vectors, columns_);
+  part_ = std::min(filters_, std::max(ceil_div(filters_, ceil_div(kTasks, tiles)), kMinPart));
+
+  const size_t row_bytes = columns_ * lanes_.width * sizeof(float);
+  TapLayout layout;
+  layout.rows = layout.rows_per_group = filters_;
+  layout.rows_per_part = part_;
+  layout.blocks = ceil_div(channels_, block_);
+  layout.team = kTeams[team_];
+  layout.zeros.assign(layout.blocks, static_cast<uint32_t>(block_ * row_bytes));
+  auto& columns = layout.columns.emplace_back();
+  for (size_t channel = 0; channel < channels_; ++channel) {
+    columns.push_back({static_cast<uint32_t>(channel / block_), static_cast<uint32_t>(channel % block_ * row_bytes)});
+  }
+  taps_ = pack_taps(weights, layout);
+}
+
+void ConvPoints::run(const Epilogue& epilogue, const float* x, float* y, size_t images, Workers& workers,
+                     Scratch& scratch) const {
+  const size_t row = columns_ * lanes_.width, tiles = ceil_div(pixels_, row);
+  const size_t parts = ceil_div(filters_, part_), blocks = ceil_div(channels_, block_);
+  workers.each(images * tiles * parts, [&](size_t task) {
+    const size_t tile = task % tiles, part = task / tiles % parts, image = task / tiles / parts;
+    const size_t first = tile * row, pixels = std::min(row, pixels_ - first);
+    const size_t begin = part * part_, filters = std::min(part_, filters_ - begin);
+    Scratch::Lease inputs(scratch, (block_ + 1) * row), sums(scratch, filters * row);
+    std::fill_n(inputs.data() + block_ * row, row, 0.0f);
+    Accumulate a{};
+    a.input = reinterpret_cast<const char*>(inputs.data());
+    a.sums = sums.data();
+    a.bias = epilogue.bias ? epilogue.bias + begin : nullptr;
+    for (size_t block = 0; block < blocks; ++block) {
+      const size_t channel = block * block_, channels = std::min(block_, channels_ - channel);
+      for (size_t c = 0; c < channels; ++c) {
+        float* to = inputs.data() + c * row;
+        std::memcpy(to, x + (image * channels_ + channel + c) * pixels_ + first, pixels * sizeof(float));
+        if (pixels < row) std::fill_n(to + pixels, row - pixels, 0.0f);
+      }
+      a.first = block == 0;
+      const size_t slice = (part * blocks + block) * 2;
+      taps_.point(a, slice);
+      lanes_.accumulate[1][columns_][team_](a);
+      taps_.point(a, slice + 1);
+      lanes_.accumulate[1][columns_][0](a);
+    }
+    const size_t out = (image * filters_ + begin) * pixels_ + first;
+    Epilogue rest = epilogue;
+    if (rest.residual) rest.residual += out;
+    lanes_.finish[static_cast<int>(rest.activation)]({sums.data(), row, filters, pixels, y + out, pixels_, &rest});
+  });
+}
+
+}  // namespace sift
