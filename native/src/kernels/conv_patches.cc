@@ -99,7 +99,7 @@ ConvPatches::Tiling ConvPatches::choose(size_t kept) const {
 // tilings of ResNet-18's layers and their widened forms.
 double ConvPatches::cost(const Tiling& t, size_t kept) const {
   const size_t width = lanes_.width;
-  const double multiply = width > 8 ? 0.8 : 0.6, tap = 1.0, spill = 2.0, visit = 6.0, line = 3.0;
+  const double multiply = width > 8 ? 0.8 : 0.6, tap = 0.4, spill = 2.4, visit = 3.0, line = 3.0;
   const double channels = static_cast<double>(shape_.channels), filters = static_cast<double>(shape_.filters);
   const double taps = static_cast<double>(kept), across = static_cast<double>(tiles_across(t));
   const double groups = std::ceil(static_cast<double>(shape_.images) / static_cast<double>(t.images));
@@ -107,7 +107,7 @@ double ConvPatches::cost(const Tiling& t, size_t kept) const {
   const double tiles = static_cast<double>(tiles_down(t)) * across;
   const double blocks = std::ceil(channels / static_cast<double>(t.block));
   const double team = static_cast<double>(kTeams[t.team]);
-  const double stream = taps * sizeof(Tap) > 1.5e6 ? 0.25 : 0.03;  // cycles a byte of weights from beyond, from in the L2
+  const double stream = taps * sizeof(Tap) > 1.5e6 ? 0.06 : 0.03;  // cycles a byte of weights from beyond, from in the L2
   // Squares that are transposed, and the pieces of rows that are stored from them.
   const double squares_in = channels * across * static_cast<double>(down_.cells(t.patch_h) * ceil_div(across_.cells(t.columns), width));
   const double pieces_out = filters * across * static_cast<double>(t.patch_h * width);

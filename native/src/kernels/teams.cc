@@ -14,7 +14,7 @@ size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 }  // namespace
 
 Teams cheapest_teams(const Lanes& lanes, size_t columns, size_t inputs, size_t outputs, size_t kept) {
-  const double multiply = lanes.width > 8 ? 0.8 : 0.6, tap = 1.0, spill = 2.0, visit = 6.0;
+  const double multiply = lanes.width > 8 ? 0.8 : 0.6, tap = 0.4, spill = 2.4, visit = 3.0;
   const size_t most = std::clamp<size_t>(kInputBytes / (columns * lanes.width * sizeof(float)), 1, inputs);
   const size_t block = ceil_div(inputs, ceil_div(inputs, most));
   const auto vectors = static_cast<double>(columns), sums = static_cast<double>(outputs * ceil_div(inputs, block));
