@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -15,7 +17,7 @@ from sift_cli.core.counts import FlopReport
 from sift_cli.core.files import atomic, check_writable
 from sift_cli.core.plan import Architecture, InputSpec, TransformPlan
 from sift_cli.core.sparsity import parse_sparsity
-from sift_cli.errors import ExportError, Malformed, ModelError, PlanError
+from sift_cli.errors import ExportError, Malformed, ModelError, PlanError, Unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from sift_cli.flops.training import TrainingReport
     from sift_cli.models import LoadedModel
     from sift_cli.runtime import KernelReport
+    from sift_cli.runtime.bench import BenchReport, Peer
+    from sift_cli.runtime.peers import OnnxRuntime
     from sift_cli.surgery import TransformedModel
     from sift_cli.surgery.given import GivenMasks
 
@@ -288,16 +292,19 @@ def export(
     allow_pickle: bool = False,
     input_shape: tuple[int, ...] | None = None,
     input_arrays: Mapping[str, np.ndarray] | None = None,
+    min_sparsity: str | float | Fraction | None = None,
 ) -> Written:
     """Write a model as ONNX, with sift's operators for masked layers, or as a safetensors artifact.
 
     Args:
-        source: Artifact; for ONNX any checkpoint or architecture too.
+        source: Artifact; for ONNX any checkpoint, architecture or pruned ONNX model too.
         output: The file to write.
         format: "onnx", "safetensors", or "folder" for what ``from_pretrained`` loads; None takes it from the suffix of
             ``output``, and is a folder where ``source`` is one.
         opset: Version of the standard ONNX operators; None for the newest that all supported onnxruntimes load.
         force, arch, allow_pickle, input_shape, input_arrays: As in :func:`transform`.
+        min_sparsity: Share of zeros from which on a layer of a pruned ONNX model becomes sparse, in [0, 1); None where
+            sift decides layer by layer.
 
     Raises:
         ExportError: The model cannot be written in this format.
@@ -311,6 +318,19 @@ def export(
     if format != "onnx" and opset is not None:
         raise ExportError("--opset is for --format onnx")
     publishing.check(output, folder=format == "folder", force=force)
+    if format == "onnx" and _is_onnx(source):
+        if opset is not None or arch is not None:
+            raise ExportError(f"{source} is an ONNX graph, which keeps its opset and architecture")
+        from sift_cli.verify.pruned_onnx import write_pruned
+
+        least = None if min_sparsity is None else float(parse_sparsity(min_sparsity))
+        with atomic(output, force=force) as temporary:
+            certificate = write_pruned(
+                Path(source), temporary, least=least, input_shape=input_shape, input_arrays=input_arrays
+            )
+        return Written(output, certificate, None)
+    if min_sparsity is not None:
+        raise ExportError("--min-sparsity is for a pruned ONNX model; other models have masks")
     model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_arrays)
     if format == "onnx":
         from sift_cli.verify.onnx_export import write_onnx
@@ -438,6 +458,110 @@ def run(
         with atomic(output, force=force) as temporary:
             write_outputs(outputs, output.suffix, temporary)
     return Run(outputs, kernels(opened), seconds, onnxruntime.__version__)
+
+
+def bench(
+    model: str | Path,
+    *,
+    vs: Sequence[str] = (),
+    inputs: Sequence[str] = (),
+    batch: int = 1,
+    threads: Sequence[int | None] = (None,),
+    seconds: float = 10.0,
+    layers: bool = False,
+    seed: int = 0,
+    peer_python: str | None = None,
+) -> BenchReport:
+    """Measure the speed of an ONNX model with sift's kernels, and of others that take turns with it.
+
+    Args:
+        model: The ONNX file.
+        vs: Peers. "dense" is the same file in plain onnxruntime, "deepsparse" the same model in DeepSparse, anything
+            else an ONNX file of its own, which "deepsparse:FILE.onnx" runs in DeepSparse.
+        inputs: ``FILE.npy`` for a model of one input, or ``NAME=FILE.npy`` for each; what is not given is random. Peers
+            get the same arrays where they fit, and random ones elsewhere.
+        batch, seed: Of random inputs.
+        threads: Threads within an operator, a comparison for each; None for one a core.
+        seconds: Time for the rounds of a comparison, without warming up; there are at least five rounds.
+        layers: Say where the model's time goes, node by node.
+        peer_python: The interpreter that has DeepSparse; None for the one that ``SIFT_PEER_PYTHON`` names.
+
+    Raises:
+        CheckpointError: A model or an input cannot be read.
+        ModelError: The model is no ONNX file, or one does not run on its inputs.
+        ExportError: The model has no form for DeepSparse.
+        RuntimeUnavailable: sift's library, onnxruntime or DeepSparse is missing.
+    """
+    from sift_cli.runtime import random_inputs, session
+    from sift_cli.runtime.arrays import read_inputs
+    from sift_cli.runtime.bench import BenchReport, Comparison, compare
+    from sift_cli.runtime.layers import profile
+    from sift_cli.runtime.machine import this_machine
+    from sift_cli.runtime.peers import OnnxRuntime, samples
+
+    path = Path(model)
+    if not (_is_onnx(path) if path.exists() else path.suffix == ".onnx"):
+        raise ModelError(
+            f"{model} is no ONNX file, and onnxruntime runs no other",
+            hint=f"sift export {model} --format onnx -o model.onnx && sift bench model.onnx",
+        )
+    opened = session(path)
+    feed = {**random_inputs(opened, batch=batch, seed=seed), **read_inputs(inputs, opened)}
+    if not inputs and samples(feed) != batch:
+        raise ModelError(f"{model} takes a batch of {samples(feed)} and no other", hint="leave out --batch")
+    del opened
+    comparisons = []
+    for count in threads:
+        with contextlib.ExitStack() as stack:
+            first = OnnxRuntime("sift", session(path, threads=count), feed)
+            peers = [first, *(_peer(stack, name, path, first, feed, count, seed, peer_python) for name in vs)]
+            measured, rounds = compare(peers, seconds=seconds)
+        nodes = profile(path, feed, threads=count, seconds=seconds / 4) if layers else None
+        comparisons.append(Comparison(count, rounds, measured, nodes))
+    return BenchReport(str(model), samples(feed), this_machine(peak=layers), tuple(comparisons))
+
+
+def _peer(
+    stack: contextlib.ExitStack,
+    name: str,
+    model: Path,
+    first: OnnxRuntime,
+    feed: Mapping[str, np.ndarray],
+    threads: int | None,
+    seed: int,
+    python: str | None,
+) -> Peer:
+    """What ``name`` means beside ``model``, of which ``first`` is the peer; ``stack`` cleans up after it."""
+    from sift_cli.runtime import session
+    from sift_cli.runtime.peers import OnnxRuntime, same_inputs, samples
+
+    if name == "dense":
+        return OnnxRuntime(name, session(model, threads=threads, library=False), feed, first.outputs)
+    in_deepsparse = name == "deepsparse" or name.startswith("deepsparse:")
+    file = name.removeprefix("deepsparse").removeprefix(":") if in_deepsparse else name
+    if file or not in_deepsparse:
+        if not Path(file).is_file():
+            raise Unreadable(
+                file, "no such file", hint="--vs takes dense, deepsparse, or a file: [deepsparse:]FILE.onnx"
+            )
+        opened = session(file, threads=threads)
+        feed = same_inputs(feed, opened, seed)
+        if samples(feed) != first.samples:
+            raise ModelError(f"{file} takes a batch of {samples(feed)}, and {model} one of {first.samples}")
+        if not in_deepsparse:
+            return OnnxRuntime(name, opened, feed)
+    import onnx
+
+    from sift_cli.export.deepsparse import for_deepsparse
+    from sift_cli.runtime.remote import DeepSparse
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    rewritten = Path(folder, "model.onnx")
+    onnx.save(for_deepsparse(onnx.load(file or model), {key: array.shape for key, array in feed.items()}), rewritten)
+    expected = None if file else first.outputs
+    peer = DeepSparse(name, rewritten, feed, threads=threads, python=python, expected=expected)
+    stack.callback(peer.close)
+    return peer
 
 
 def try_plan(decided: TransformPlan, source: str | Path, **loading: Any) -> TransformPlan:

@@ -1,19 +1,15 @@
 """Claim: at 90 % sparsity a sparse layer is not slower than the same layer dense in onnxruntime.
 
-    python benchmarks/runtime/layers.py [--sparsity 0.9] [--threads 1 2] [--rounds 9]
+    python benchmarks/runtime/layers.py [--sparsity 0.9] [--threads 1 2] [--seconds 1]
 
-prints a markdown table. Both peers are sessions of one process and take turns, several runs each; the first runs of a
-turn are not timed (the other session's threads may still spin), and the figure is the median over all turns of each
-turn's fastest run. The layers are those of Sparse-Wide ResNet-18 at 224² (w90: 202/404/808/1616 channels) and linear
-layers of a BERT-base size.
+prints a markdown table. Both peers are sessions of one process and take turns as in ``sift bench``; the ratio is the
+median of those within a round. The layers are those of Sparse-Wide ResNet-18 at 224² (w90: 202/404/808/1616 channels)
+and linear layers of a BERT-base size.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +17,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from sift_cli import runtime
+from sift_cli.runtime.bench import Measured, compare
+from sift_cli.runtime.peers import OnnxRuntime
 
 #: channels in, channels out, kernel, stride, image size in
 CONVOLUTIONS = [
@@ -84,38 +82,23 @@ def linear(layer: tuple[int, ...], sparsity: float) -> tuple[str, bytes, bytes, 
     return f"linear {inputs}→{outputs}, {rows} rows", dense, sparse, x
 
 
-def turn(run: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few runs."""
-    begin = time.perf_counter()
-    run()
-    run()
-    runs = max(2, min(20, int(0.05 / max((time.perf_counter() - begin) / 2, 1e-6))))
-    fastest = float("inf")
-    for _ in range(runs):
-        begin = time.perf_counter()
-        run()
-        fastest = min(fastest, time.perf_counter() - begin)
-    return fastest
-
-
-def compare(dense: bytes, sparse: bytes, x: np.ndarray, threads: int, rounds: int) -> tuple[float, float, str]:
-    """Seconds dense, seconds sparse, and the kernel that ran."""
-    peers = [runtime.session(file, threads=threads) for file in (dense, sparse)]
-    outputs = [peer.run(None, {"X": x})[0] for peer in peers]
-    scale = np.abs(outputs[0]).max()
-    if not np.allclose(outputs[0], outputs[1], rtol=0, atol=1e-4 * scale):
+def times(dense: bytes, sparse: bytes, x: np.ndarray, threads: int, seconds: float) -> tuple[str, Measured, Measured]:
+    """The kernel that ran, and what the sparse and the dense layer took."""
+    opened = runtime.session(sparse, threads=threads)
+    ours = OnnxRuntime("sparse", opened, {"X": x})
+    theirs = OnnxRuntime("dense", runtime.session(dense, threads=threads), {"X": x}, ours.outputs)
+    if theirs.difference > 1e-4:
         raise SystemExit("the peers disagree: nothing to compare")
-    times = [[turn(lambda peer=peer: peer.run(None, {"X": x})) for peer in peers] for _ in range(rounds)]
-    seconds = [statistics.median(column) for column in zip(*times, strict=True)]
-    ran = runtime.kernels(peers[1])[0]
-    return seconds[0], seconds[1], f"{ran.kernel}/{ran.isa}"
+    measured, _ = compare([ours, theirs], seconds=seconds)
+    (ran,) = runtime.kernels(opened)
+    return f"{ran.kernel}/{ran.isa}", *measured
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for the rounds of a layer")
     parser.add_argument("--batch", type=int, default=1, help="images for the convolutions")
     parser.add_argument("--only", default="", help="a word that the layers' names must contain")
     arguments = parser.parse_args()
@@ -128,8 +111,12 @@ def main() -> None:
         if arguments.only not in name:
             continue
         for threads in arguments.threads:
-            d, s, kernel = compare(dense, sparse, x, threads, arguments.rounds)
-            print(f"| {name} | {kernel} | {threads} | {d * 1e3:.3f} | {s * 1e3:.3f} | {d / s:.2f} |", flush=True)
+            kernel, ours, theirs = times(dense, sparse, x, threads, arguments.seconds)
+            cells = (theirs.seconds.median * 1e3, ours.seconds.median * 1e3)
+            print(
+                f"| {name} | {kernel} | {threads} | {cells[0]:.3f} | {cells[1]:.3f} | {theirs.ratio.median:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

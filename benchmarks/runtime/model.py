@@ -3,22 +3,19 @@
     python benchmarks/runtime/model.py [--model torchvision:resnet18] [--sparsity 0.5 0.75 0.9] [--threads 1 2]
 
 transforms the model with widths that are a multiple of 8, exports it, and prints a markdown table. Three sessions of
-one process take turns, each turn as in ``layers.py``: the original model dense, the wide model dense (the file's
+one process take turns as in ``sift bench``: the original model dense, the wide model dense (the file's
 fallback functions, folded by onnxruntime), and the wide model with sift.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import statistics
 import tempfile
 from pathlib import Path
 
 import onnxruntime
-from layers import turn
 
-from sift_cli import api, runtime
+from sift_cli import api
 
 
 def main() -> None:
@@ -26,7 +23,7 @@ def main() -> None:
     parser.add_argument("--model", default="torchvision:resnet18")
     parser.add_argument("--sparsity", nargs="+", default=["0.5", "0.75", "0.9"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=10.0, help="for the rounds of a row")
     arguments = parser.parse_args()
 
     print(f"{arguments.model}, onnxruntime {onnxruntime.__version__}, batch 1\n")
@@ -39,14 +36,10 @@ def main() -> None:
             api.transform(arguments.model, artifact, sparsity=sparsity, multiple=8, force=True)
             api.export(artifact, graph, force=True)
             for threads in arguments.threads:
-                files = ((original, False), (graph, False), (graph, True))
-                peers = [runtime.session(path, threads=threads, library=library) for path, library in files]
-                feed = runtime.random_inputs(peers[0])
-                runs = [functools.partial(peer.run, None, feed) for peer in peers]
-                rounds = [[turn(run) for run in runs] for _ in range(arguments.rounds)]
-                first, dense, sift = (statistics.median(column) for column in zip(*rounds, strict=True))
-                cells = [f"{seconds * 1e3:.1f}" for seconds in (first, dense, sift)]
-                ratios = [f"{dense / sift:.2f}", f"{sift / first:.2f}"]
+                report = api.bench(graph, vs=("dense", str(original)), threads=[threads], seconds=arguments.seconds)
+                sift, dense, first = report.comparisons[0].peers
+                cells = [f"{peer.seconds.median * 1e3:.1f}" for peer in (first, dense, sift)]
+                ratios = [f"{dense.ratio.median:.2f}", f"{1 / first.ratio.median:.2f}"]
                 print(f"| {sparsity} | {threads} | {' | '.join(cells + ratios)} |", flush=True)
 
 

@@ -83,4 +83,11 @@ Sparsity = Annotated[
         help="Nominal sparsity in [0, 1): 0.9, 9/10 or 90%. It sets the width.",
     ),
 ]  # fmt: skip
+MinSparsity = Annotated[
+    Fraction | None,
+    typer.Option(
+        parser=_sparsity, metavar="S", show_default=False,
+        help="Make every layer of a pruned ONNX model sparse that has this share of zeros.",
+    ),
+]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="Seed of masks and weights.", min=0, max=2**63 - 1)]

@@ -1,10 +1,14 @@
 """Write a model as ONNX, with sift's operators for its sparse layers, or as a safetensors artifact.
 
+MODEL may also be an ONNX model that another tool pruned: the layers with zeros in them become sparse.
+
 Examples:
 
     sift export r18w90.safetensors --format onnx -o r18w90.onnx
 
     sift export r18w90.safetensors -o copy.safetensors
+
+    sift export pruned.onnx -o fast.onnx
 """
 
 from __future__ import annotations
@@ -17,7 +21,17 @@ import typer
 from sift_cli import api
 from sift_cli.commands import _output
 from sift_cli.commands._ask import choosing
-from sift_cli.commands._options import AllowPickle, Arch, Force, InputArrays, InputShape, Json, Output, Source
+from sift_cli.commands._options import (
+    AllowPickle,
+    Arch,
+    Force,
+    InputArrays,
+    InputShape,
+    Json,
+    MinSparsity,
+    Output,
+    Source,
+)
 
 
 class Format(StrEnum):
@@ -34,6 +48,7 @@ def command(
     arch: Arch = None,
     input_shape: InputShape = None,
     input_npz: InputArrays = None,
+    min_sparsity: MinSparsity = None,
     allow_pickle: AllowPickle = False,
     force: Force = False,
     json: Json = False,
@@ -42,5 +57,6 @@ def command(
         f"exporting {model}",
         api.export, model, output=output, format=format.value if format else None, opset=opset, force=force,
         arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_npz,
+        min_sparsity=min_sparsity,
     )  # fmt: skip
     _output.written(written, output)

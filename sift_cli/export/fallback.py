@@ -15,21 +15,23 @@ widened to int32 before they are cut and a product in place of Where. NonZero an
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 import onnx.parser
 
+from sift_cli.core.operators import DOMAIN, OPERATORS, Operator
+
 _DECODE = """
-    bit_values = Constant <value_ints: ints = [1, 2, 4, 8, 16, 32, 64, 128]> ()
-    bits_of_a_byte = Cast <to = 2> (bit_values)
     minus_one = Constant <value_ints: ints = [-1]> ()
-    one = Constant <value_ints: ints = [1]> ()
+    rows_of_1 = Constant <value_ints: ints = [-1, 1]> ()
     zero = Constant <value_ints: ints = [0]> ()
     axis_0 = Constant <value_int: int = 0> ()
     first = Constant <value_floats: floats = [0.0]> ()
     shape = Constant <value_ints: ints = @weight_shape> ()
     count = ReduceProd <keepdims = 1> (shape)
-    column = Unsqueeze (bitmask, one)
-    set_bits = BitwiseAnd (column, bits_of_a_byte)
+    column = Reshape (bitmask, rows_of_1)
+BITS
     set = Cast <to = 9> (set_bits)
     padded = Reshape (set, minus_one)
     kept = Slice (padded, zero, count)
@@ -41,32 +43,90 @@ _DECODE = """
     weight = Reshape (flat, shape)
 """
 
-_CONV = """
-<domain: "sift", opset_import: ["" : OPSET]>
-SparseConv <weight_shape, strides, pads, dilations, group> (x, bitmask, values, bias) => (y)
-{
-DECODE
-    y = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @group>
-        (x, weight, bias)
-}
+_BITS = """
+    bit_values = Constant <value_ints: ints = [1, 2, 4, 8, 16, 32, 64, 128]> ()
+    bits_of_a_byte = Cast <to = 2> (bit_values)
+    set_bits = BitwiseAnd (column, bits_of_a_byte)
+"""
+#: Before opset 18, which has BitwiseAnd: each bit alone, by shifting the others out. A tenth slower to load.
+_BITS_BY_SHIFTS = """
+    lefts = Constant <value_ints: ints = [7, 6, 5, 4, 3, 2, 1, 0]> ()
+    right = Constant <value_ints: ints = [7]> ()
+    to_the_left = Cast <to = 2> (lefts)
+    to_the_right = Cast <to = 2> (right)
+    highest = BitShift <direction = "LEFT"> (column, to_the_left)
+    set_bits = BitShift <direction = "RIGHT"> (highest, to_the_right)
 """
 
-_LINEAR = """
-<domain: "sift", opset_import: ["" : OPSET]>
-SparseLinear <weight_shape> (x, bitmask, values, bias) => (y)
-{
-DECODE
+#: Each part goes from the value BEFORE to the value AFTER.
+_LAYERS = {
+    "Conv": """
+    AFTER = Conv <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @group>
+        (x, weight, bias)
+""",
+    "Linear": """
     transposed = Transpose <perm = [1, 0]> (weight)
     product = MatMul (x, transposed)
-    y = Add (product, bias)
+    AFTER = Add (product, bias)
+""",
 }
-"""
+_RESIDUAL = "AFTER = Add (BEFORE, residual)"
+#: GELU as torch and GPT-2 write it, which onnxruntime recognises; it is an operator of its own from opset 20 on only.
+_ACTIVATIONS = {
+    "Relu": "AFTER = Relu (BEFORE)",
+    "Clip": """
+    low = Constant <value_float: float = @min> ()
+    high = Constant <value_float: float = @max> ()
+    AFTER = Clip (BEFORE, low, high)
+""",
+    "LeakyRelu": "AFTER = LeakyRelu <alpha: float = @alpha> (BEFORE)",
+    "Silu": """
+    logistic = Sigmoid (BEFORE)
+    AFTER = Mul (BEFORE, logistic)
+""",
+    "Gelu": """
+    root = Constant <value_float: float = 1.4142135623730951> ()
+    unit = Constant <value_float: float = 1.0> ()
+    half = Constant <value_float: float = 0.5> ()
+    scaled = Div (BEFORE, root)
+    error = Erf (scaled)
+    raised = Add (error, unit)
+    doubled = Mul (BEFORE, raised)
+    AFTER = Mul (doubled, half)
+""",
+    "GeluTanh": """
+    three = Constant <value_float: float = 3.0> ()
+    share = Constant <value_float: float = 0.044715> ()
+    root = Constant <value_float: float = 0.7978845608028654> ()
+    unit = Constant <value_float: float = 1.0> ()
+    half = Constant <value_float: float = 0.5> ()
+    cube = Pow (BEFORE, three)
+    bend = Mul (cube, share)
+    bent = Add (BEFORE, bend)
+    scaled = Mul (bent, root)
+    tangent = Tanh (scaled)
+    raised = Add (tangent, unit)
+    halved = Mul (BEFORE, half)
+    AFTER = Mul (halved, raised)
+""",
+}
 
 
-def functions(names: set[str], opset: int) -> list[onnx.FunctionProto]:
-    """The functions for the operators in ``names``, in the opset of the model they go into."""
-    bodies = {"SparseConv": _CONV, "SparseLinear": _LINEAR}
-    return [
-        onnx.parser.parse_function(bodies[name].replace("DECODE", _DECODE).replace("OPSET", str(opset)))
-        for name in sorted(names)
-    ]
+def functions(names: Collection[str], opset: int) -> list[onnx.FunctionProto]:
+    """The functions for the operators in ``names``, in the opset of the model they go into, 12 or newer."""
+    return [onnx.parser.parse_function(_text(OPERATORS[name], opset)) for name in sorted(names)]
+
+
+def _text(operator: Operator, opset: int) -> str:
+    inputs = ["x", "bitmask", "values", "bias"] + ["residual"] * operator.adds
+    parts = [_LAYERS[operator.layer]] + [_RESIDUAL] * operator.adds
+    if operator.activation:
+        parts.append(_ACTIVATIONS[operator.activation])
+    body = _DECODE.replace("BITS", _BITS if opset >= 18 else _BITS_BY_SHIFTS)
+    for number, part in enumerate(parts, 1):
+        after = "y" if number == len(parts) else f"sum_{number}"
+        body += part.replace("BEFORE", f"sum_{number - 1}").replace("AFTER", after)
+    return (
+        f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
+        f"{operator.name} <{', '.join(operator.attributes)}> ({', '.join(inputs)}) => (y) {{ {body} }}"
+    )

@@ -1,5 +1,5 @@
-"""ONNX: masked convolutions and linear layers become sift's operators, each with a standard function as its
-fallback."""
+"""ONNX: masked convolutions and linear layers become sift's operators, together with what stands behind them; each has
+a standard function as its fallback."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 from sift_cli import __version__, registry
 from sift_cli.core.masks import Mask
+from sift_cli.core.operators import DOMAIN
 from sift_cli.errors import ExportError
 from sift_cli.export import fallback
-from sift_cli.export.lowering._sparse import DOMAIN
+from sift_cli.export.fusion import fuse
 from sift_cli.models.calling import Inputs, call, map_inputs, named, names_of, own_buffers, primary, tensors_of
 from sift_cli.models.ties import tied
 
@@ -72,6 +73,7 @@ def to_onnx(
         _lower(model, masks, after_optimizer=False)
         _optimize(model)
     _lower(model, masks, after_optimizer=True)
+    fuse(model)
     _drop_unused(model.graph)
     _forget_sources(model)
     proto = ir.to_proto(model)

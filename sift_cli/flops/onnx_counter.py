@@ -12,11 +12,12 @@ from typing import NamedTuple
 import onnx
 
 from sift_cli.core.counts import FlopReport, LayerCount, uncounted_from
+from sift_cli.core.operators import DOMAIN, OPERATORS, operator_of
 from sift_cli.core.plan import METADATA_KEY, TransformPlan
 from sift_cli.errors import Malformed
 from sift_cli.flops import onnx_graph
 from sift_cli.flops.contraction import attention_macs, einsum_products, matmul_macs
-from sift_cli.flops.onnx_graph import MICROSOFT, SIFT, Graph, attribute
+from sift_cli.flops.onnx_graph import MICROSOFT, Graph, attribute
 from sift_cli.flops.onnx_weights import Weights
 
 _FREE_OPERATORS = """
@@ -56,7 +57,7 @@ def count_onnx(source: onnx.ModelProto | str | Path, *, dims: Mapping[str, int] 
     In a model that sift transformed only those weights can be sparse that its plan masked: the others are whole, also
     where a value is 0.
     Subgraphs (``If``, ``Loop``) are not entered: they are listed as uncounted, like every operator that computes
-    anything else.
+    anything else, also where a sift operator has taken it in.
 
     Args:
         source: A model, or the path of one; data in other files is found beside it and read one tensor at a time.
@@ -72,6 +73,8 @@ def count_onnx(source: onnx.ModelProto | str | Path, *, dims: Mapping[str, int] 
     uncounted: Counter[str] = Counter()
     for node in graph.model.graph.node:
         domain = onnx_graph.domain(node.domain)
+        if operator := operator_of(domain, node.op_type):
+            uncounted.update(operator.epilogue)
         formula = _FORMULAS.get((domain, node.op_type))
         if formula is None:
             if domain or node.op_type not in _FREE:
@@ -242,8 +245,10 @@ _FORMULAS: dict[tuple[str, str], _Formula] = {
     ("", "Einsum"): _einsum,
     ("", "Attention"): _attention,
     **{("", op): _recurrent for op in ("LSTM", "GRU", "RNN")},
-    (SIFT, "SparseConv"): _sparse_conv,
-    (SIFT, "SparseLinear"): _sparse_linear,
+    **{
+        (DOMAIN, name): _sparse_conv if operator.layer == "Conv" else _sparse_linear
+        for name, operator in OPERATORS.items()
+    },
     (MICROSOFT, "FusedConv"): _conv(),
     (MICROSOFT, "FusedGemm"): _gemm,
     (MICROSOFT, "FusedMatMul"): _fused_matmul,

@@ -18,12 +18,11 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 
+from sift_cli.core.operators import DOMAIN, OPERATORS, operator_of
 from sift_cli.errors import Malformed, ModelError, Unreadable
 from sift_cli.flops.onnx_constants import folded
 
-SIFT = "sift"
 MICROSOFT = "com.microsoft"
-_SPARSE_OPS = ((SIFT, "SparseConv"), (SIFT, "SparseLinear"))
 # Constants that shape arithmetic reads: axes, sizes, pads; and the factors of a Resize, one an axis.
 _SMALL = {TensorProto.INT64: 1024, TensorProto.INT32: 1024, TensorProto.FLOAT: 8}
 
@@ -142,9 +141,9 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    if all((function.domain, function.name) in _SPARSE_OPS for function in model.functions):
+    if all(operator_of(function.domain, function.name) for function in model.functions):
         return model
-    return inliner.inline_selected_functions(model, list(_SPARSE_OPS), exclude=True)
+    return inliner.inline_selected_functions(model, [(DOMAIN, name) for name in OPERATORS], exclude=True)
 
 
 def _binding(graph: onnx.GraphProto, dims: Mapping[str, int]) -> dict[str, int]:
@@ -162,7 +161,7 @@ def _binding(graph: onnx.GraphProto, dims: Mapping[str, int]) -> dict[str, int]:
             bound.setdefault(batch[0].dim_param, 1)
     for value in inputs:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if axis and not dim.HasField("dim_value") and dim.dim_param not in bound:
+            if axis and not _is_fixed(dim) and dim.dim_param not in bound:
                 name = dim.dim_param
                 hint = f"give it a size: dims={{{name!r}: 128}}" if name else "give the dimension a name in the model"
                 where = f"axis {axis} of input {value.name!r}"
@@ -209,14 +208,21 @@ def _bound(value: onnx.ValueInfoProto, binding: Mapping[str, int], *, batch: boo
             dim.dim_value = binding[dim.dim_param]
         elif dim.dim_param:
             dim.ClearField("dim_param")
-        elif batch and axis == 0 and not dim.HasField("dim_value"):
+        elif batch and axis == 0 and not _is_fixed(dim):
             dim.dim_value = 1
+        elif not _is_fixed(dim):
+            dim.ClearField("dim_value")
     return copy
+
+
+def _is_fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """Whether a dimension has a size. Paddle and old exporters write -1 for one that is open."""
+    return bool(dim.HasField("dim_value")) and dim.dim_value >= 0
 
 
 def _fixed_shape(kind: onnx.TypeProto) -> tuple[int, ...] | None:
     tensor = kind.tensor_type
-    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+    if not tensor.HasField("shape") or not all(_is_fixed(dim) for dim in tensor.shape.dim):
         return None
     return tuple(dim.dim_value for dim in tensor.shape.dim)
 
@@ -283,8 +289,10 @@ _SAME_SHAPE = """
     SkipLayerNormalization SkipSimplifiedLayerNormalization
 """
 _RULES: dict[tuple[str, str], Callable[..., Iterable[onnx.NodeProto]]] = {
-    (SIFT, "SparseConv"): _sparse_conv,
-    (SIFT, "SparseLinear"): _sparse_linear,
+    **{
+        (DOMAIN, name): _sparse_conv if operator.layer == "Conv" else _sparse_linear
+        for name, operator in OPERATORS.items()
+    },
     (MICROSOFT, "FusedConv"): _fused("Conv", _WINDOW),
     (MICROSOFT, "FusedGemm"): _fused("Gemm", ("transA", "transB")),
     (MICROSOFT, "FusedMatMul"): _fused_matmul,

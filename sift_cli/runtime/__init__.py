@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sift_cli.runtime.library import available_isas, library_path
-    from sift_cli.runtime.reference import decode_bitmask, sparse_conv, sparse_linear
+    from sift_cli.runtime.reference import decode_bitmask, epilogue, sparse_conv, sparse_linear
     from sift_cli.runtime.sessions import KernelReport, kernels, random_inputs, session
 
 _HOME = {
     "available_isas": "library",
     "library_path": "library",
     "decode_bitmask": "reference",
+    "epilogue": "reference",
     "sparse_conv": "reference",
     "sparse_linear": "reference",
     "KernelReport": "sessions",
@@ -29,6 +30,7 @@ __all__ = [
     "KernelReport",
     "available_isas",
     "decode_bitmask",
+    "epilogue",
     "kernels",
     "library_path",
     "random_inputs",

@@ -37,13 +37,17 @@ def read_inputs(texts: Sequence[str], opened: onnxruntime.InferenceSession) -> d
             raise ModelError(f"input {name!r} is given twice")
         array = _read(file)
         shape = wanted[name].shape
-        fits = len(shape) == array.ndim and all(
-            not isinstance(d, int) or d == n for d, n in zip(shape, array.shape, strict=True)
-        )
-        if not fits:
+        if not fits(array.shape, shape):
             raise ModelError(f"input {name!r} takes the shape {shape}, and {file} has {list(array.shape)}")
         arrays[name] = array
     return arrays
+
+
+def fits(given: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
+    """Whether an array of the shape ``given`` is one for an input of the shape ``wanted``, where names are any size."""
+    return len(given) == len(wanted) and all(
+        not isinstance(want, int) or want == have for want, have in zip(wanted, given, strict=True)
+    )
 
 
 def _read(file: str) -> np.ndarray:

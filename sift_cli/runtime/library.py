@@ -71,6 +71,20 @@ def available_isas() -> tuple[str, ...]:
     return tuple(text.decode().split(","))
 
 
+def peak_gflops() -> float | None:
+    """10⁹ float32 operations a second that one core does at the best, measured now: multiplications and additions in
+    registers alone, by the instruction set that the kernels use. None where the library cannot tell.
+
+    Raises:
+        RuntimeUnavailable: There is no library, or it does not load.
+    """
+    measure = getattr(_load(library_path()), "sift_peak_gflops", None)
+    if measure is None:
+        return None
+    measure.restype = ctypes.c_double
+    return float(measure()) or None
+
+
 class Watch:
     """The op instances that one session created, as the library lists them while the session lives."""
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sift_cli.core.operators import ACTIVATIONS
+
 
 def decode_bitmask(bitmask: np.ndarray, values: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The dense weight and its mask.
@@ -99,3 +101,29 @@ def sparse_linear(x: np.ndarray, weight: np.ndarray, kept: np.ndarray, bias: np.
         for n, k in np.argwhere(kept):
             y[..., n] += np.float64(weight[n, k]) * x[..., k].astype(np.float64)
     return y
+
+
+def epilogue(
+    sums: np.ndarray, activation: str = "", residual: np.ndarray | None = None, **attributes: float
+) -> np.ndarray:
+    """What an operator does behind its layer: SparseConvAddClip is SparseConv, then this with "Clip" and a residual.
+
+    Args:
+        sums: What the layer computes, its bias included.
+        activation: The end of the operator's name, a key of :data:`~sift_cli.core.operators.ACTIVATIONS`.
+        residual: Of the shape of ``sums``; None where "Add" is not in the name.
+        attributes: Those of the activation.
+
+    Returns:
+        float64, of the shape of ``sums``.
+
+    Raises:
+        ValueError: The residual has another shape.
+    """
+    total = sums.astype(np.float64)
+    if residual is not None:
+        if residual.shape != sums.shape:
+            raise ValueError(f"residual has shape {residual.shape} where the output has {sums.shape}")
+        with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN
+            total += residual
+    return ACTIVATIONS[activation].meaning(total, **attributes)

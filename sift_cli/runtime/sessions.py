@@ -32,9 +32,9 @@ class KernelReport:
 
     Attributes:
         node: The node's name.
-        op: "SparseConv" or "SparseLinear".
+        op: Its operator: "SparseConv", "SparseLinearAddRelu".
         kernel: Name of the kernel of its latest run; None where it has not run yet.
-        isa: The instruction set of that kernel: "avx2", "scalar"; None where it has not run yet.
+        isa: The instruction set of that kernel: "avx512", "avx2" or "portable"; None where it has not run yet.
         runs: How often it ran.
     """
 
@@ -82,7 +82,7 @@ def session(
         try:
             options.register_custom_ops_library(path)
         except Exception as error:
-            raise RuntimeUnavailable(f"onnxruntime does not accept {path}: {_sentence(error)}") from None
+            raise RuntimeUnavailable(f"onnxruntime does not accept {path}: {sentence(error)}") from None
         opened = _open(ort, source, options)
     _watches[opened] = seen
     return opened
@@ -111,7 +111,7 @@ def random_inputs(opened: onnxruntime.InferenceSession, batch: int = 1, seed: in
     inputs = {}
     specs = _planned_inputs(opened)
     for node, spec in zip(opened.get_inputs(), specs, strict=True):
-        dtype = _NUMPY.get(node.type)
+        dtype = NUMPY.get(node.type)
         if dtype is None:
             raise RuntimeUnavailable(
                 f"no random values for input {node.name!r} of type {node.type}", hint="pass the input from a file"
@@ -140,7 +140,7 @@ def _planned_inputs(opened: onnxruntime.InferenceSession) -> list[InputSpec | No
     return [by_name.get("input_0" if node.name == "input" else node.name) for node in nodes]
 
 
-_NUMPY = {
+NUMPY = {
     f"tensor({name})": np.dtype(numpy_name)
     for name, numpy_name in {
         "float16": "float16",
@@ -185,7 +185,7 @@ def _open(ort: Any, source: str | bytes, options: Any) -> Any:
 
 def _refusal(source: str | bytes, error: Exception) -> SiftError:
     """onnxruntime's exception as one of sift's. Its class says little: all that an op refuses is a RuntimeException."""
-    why = _sentence(error)
+    why = sentence(error)
     if "SIFT_FORCE_ISA" in why:
         return RuntimeUnavailable(why, hint="unset SIFT_FORCE_ISA to use the best there is")
     if unknown := re.search(r"(\S+?)\(-?\d+\) is not a registered function/op", why):
@@ -208,5 +208,5 @@ _NOISE = re.compile(
 )
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     return " ".join(_NOISE.sub("", str(error)).split()).rstrip(".")

@@ -18,6 +18,7 @@ from sift_cli.core.masks import Mask
 from sift_cli.errors import ExportError, RuntimeUnavailable, VerificationFailed
 from sift_cli.export.manifest import Manifest
 from sift_cli.export.onnx import is_tokens, lengths, to_onnx
+from sift_cli.export.onnx_file import write
 from sift_cli.flops import count_module, count_onnx
 from sift_cli.models import LoadedModel
 from sift_cli.models.calling import Inputs, call, map_inputs, primary, random_like, specs_of, tensors_of
@@ -45,22 +46,16 @@ def write_onnx(model: LoadedModel | TransformedModel, path: Path, *, opset: int)
     """
     masks = model.masks if isinstance(model, TransformedModel) else {}
     proto = to_onnx(model.module, model.inputs, masks, {}, opset=opset, any_length=True)
-    _write(proto, path)
+    write(proto, path)
     certificate = require(Certificate(tuple(_measure(model, path, opset))))
     if isinstance(model, TransformedModel):
         about = Manifest(model.plan, certificate, model.provenance)
         measured = onnx.load(path).graph.SerializeToString(deterministic=True)
         onnx.helper.set_model_props(proto, about.dumps())
-        _write(proto, path)
+        write(proto, path)
         if onnx.load(path).graph.SerializeToString(deterministic=True) != measured:
             raise VerificationFailed("the graph changed when its certificate was written into the file", certificate)
     return certificate
-
-
-def _write(proto: onnx.ModelProto, path: Path) -> None:
-    if proto.ByteSize() >= 2**31:
-        raise ExportError(f"the model takes {proto.ByteSize():,} bytes, and one ONNX file holds 2 GB at the most")
-    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int) -> Iterator[Claim]:

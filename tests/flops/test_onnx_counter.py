@@ -219,6 +219,41 @@ def test_sift_operators_count_the_values_they_store() -> None:
     assert rows(count_onnx(model, dims={"batch": 3})) == [(op, 3 * d, 3 * s, w) for op, d, s, w in expected]
 
 
+#: What is in the name of an operator besides its layer, in standard operators.
+EPILOGUES = {
+    "": [],
+    "Relu": ["Relu"],
+    "Clip": ["Clip"],
+    "LeakyRelu": ["LeakyRelu"],
+    "Silu": ["Mul", "Sigmoid"],
+    "Gelu": ["Gelu"],
+    "GeluTanh": ["Gelu"],
+}
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("end", EPILOGUES)
+def test_what_a_sift_operator_took_in_is_uncounted_as_before(end: str, adds: bool) -> None:
+    """Sums in a model cost the same, whoever adds them up and bends them."""
+    name, r, s = ("Add", ", r", ", s") if adds else ("", "", "")
+    conv = f"a = sift.SparseConv{name}{end} <weight_shape=[6,2,3,3], strides=[2,2], pads=[1,1,1,1], group=2>"
+    linear = f"y = sift.SparseLinear{name}{end} <weight_shape=[5,6]>"
+    model = graph(
+        f"""g (float[batch,4,8,8] x, float[batch,6,4,4] r, float[batch,4,4,5] s) => (float[batch,4,4,5] y) {{
+            {conv} (x, m, cv, b{r}) t = Transpose <perm=[0,2,3,1]> (a) {linear} (t, n, lv, c{s})
+        }}""",
+        m=ones(14, dtype=np.uint8),
+        cv=ones(11),
+        b=ones(6),
+        n=ones(4, dtype=np.uint8),
+        lv=ones(7),
+        c=ones(5),
+    )
+    report = count_onnx(model)
+    assert rows(report) == [("conv", 16 * 108, 16 * 11, "cv"), ("linear", 16 * 30, 16 * 7, "lv")]
+    assert uncounted(report) == dict.fromkeys(EPILOGUES[end] + ["Add"] * adds, 2)
+
+
 def test_a_stored_zero_counts_in_a_sift_operator() -> None:
     model = graph(
         "g (float[2,3] x) => (float[2,4] y) { y = sift.SparseLinear <weight_shape=[4,3]> (x, m, v) }",
@@ -263,6 +298,15 @@ def test_symbolic_dimensions() -> None:
     assert count_onnx(model, dims={"length": 7, "batch": 2}).dense == 14 * 12
     with pytest.raises(ModelError, match="no dimension 'lenght'"):
         count_onnx(model, dims={"lenght": 7})
+
+
+def test_minus_one_is_an_open_dimension() -> None:
+    model = graph("g (float[batch,3] x) => (float[batch,4] y) { y = MatMul (x, w) }", w=ones(3, 4, zeros=5))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    assert (count_onnx(model).dense, count_onnx(model).sparse) == (12, 7)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -1
+    with pytest.raises(ModelError, match=r"axis 1 of input 'x'"):
+        count_onnx(model)
 
 
 def test_shapes_follow_arithmetic_on_sizes() -> None:

@@ -74,6 +74,16 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    return _Onnx(path, parse(path))
+
+
+def parse(path: Path) -> ModelProto:
+    """The model in a file; data that lies in other files is not read.
+
+    Raises:
+        Unreadable: It is missing, empty, or refused by the system.
+        Malformed: It does not parse, or lacks what every model has.
+    """
     file = ByteFile(path)
     try:
         data = file.read(0, file.size, "the model").tobytes()
@@ -88,7 +98,60 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         raise Malformed(path, "the model", "it does not parse as ONNX") from None
     if not model.HasField("graph") or not model.opset_import:
         raise Malformed(path, "the model", "it ends before its graph and opset, which every ONNX model has")
-    return _Onnx(path, model)
+    return model
+
+
+def external_data(path: Path, tensor: TensorProto, nbytes: int) -> np.ndarray:
+    """The ``nbytes`` bytes of a tensor that the model at ``path`` keeps in another file, in its own folder.
+
+    Raises:
+        Malformed: That file is missing or too short, lies anywhere else, or is a link.
+    """
+    at = f"tensor {tensor.name!r}"
+    entries = {item.key: item.value for item in tensor.external_data}
+    location = PurePosixPath(entries.get("location", "").replace("\\", "/"))
+    folder = path.parent.resolve()
+    if not location.parts or location.is_absolute() or ".." in location.parts or ":" in location.parts[0]:
+        raise Malformed(path, at, f"its data is at {str(location)[:80]!r}, which is not inside the model's folder")
+    try:
+        target = folder / location
+        outside = target.resolve(strict=True) != target
+    except (OSError, ValueError, RuntimeError):
+        raise Malformed(path, at, f"its data file {str(location)[:80]!r} is missing") from None
+    if outside:
+        raise Malformed(path, at, f"its data file {str(location)[:80]!r} is a link")
+    try:
+        offset, length = int(entries.get("offset", "0")), int(entries.get("length", str(nbytes)))
+    except ValueError:
+        raise Malformed(path, at, "the offset or length of its data is no number") from None
+    if length != nbytes:
+        raise Malformed(path, at, f"its data has {length} bytes and not {nbytes}")
+    file = ByteFile(target)
+    try:
+        return file.read(offset, nbytes, at)
+    finally:
+        file.close()
+
+
+def spec_of(path: Path, tensor: TensorProto) -> TensorSpec:
+    """What a tensor of the model at ``path`` says of itself.
+
+    Raises:
+        CheckpointError: sift cannot hold its data type.
+        Malformed: It has another number of bytes than its shape.
+    """
+    name, at = tensor.name, f"tensor {tensor.name!r}"
+    if tensor.data_type not in _DTYPES:
+        raise CheckpointError(f"{path}: {at} has the ONNX data type {tensor.data_type}, which sift cannot hold")
+    dtype = _DTYPES[tensor.data_type]
+    try:
+        shape = checked_shape(list(tensor.dims), DTYPES[dtype].itemsize)
+    except ValueError as error:
+        raise Malformed(path, at, str(error)) from None
+    nbytes = math.prod(shape) * DTYPES[dtype].itemsize
+    if tensor.HasField("raw_data") and tensor.data_location != _EXTERNAL and len(tensor.raw_data) != nbytes:
+        raise Malformed(path, at, f"it has {len(tensor.raw_data)} bytes for {dtype} {list(shape)}")
+    return TensorSpec(name, shape, dtype, nbytes)
 
 
 class _Sparse(NamedTuple):
@@ -120,7 +183,7 @@ class _Onnx(Checkpoint):
             else:
                 self._initializers[tensor.name] = tensor
         self.ignored = tuple(ignored)
-        dense = {name: self._dense_spec(name, tensor) for name, tensor in self._initializers.items()}
+        dense = {name: spec_of(path, tensor) for name, tensor in self._initializers.items()}
         self._sparse = self._sparse_nodes(model.graph.node, dense)
         owner = {f"{name}.{part}": name for name in self._sparse for part in ("bitmask", "values")}
         self.tensors = {}
@@ -132,22 +195,6 @@ class _Onnx(Checkpoint):
                 sparse = self._sparse[name]
                 size = sum(dense[f"{name}.{part}"].stored_bytes for part in ("bitmask", "values"))
                 self.tensors[name] = TensorSpec(name, sparse.shape, sparse.dtype, size, _FORMAT, sparse.nonzero)
-
-    def _dense_spec(self, name: str, tensor: TensorProto) -> TensorSpec:
-        at = f"tensor {name!r}"
-        if tensor.data_type not in _DTYPES:
-            raise CheckpointError(
-                f"{self.path}: {at} has the ONNX data type {tensor.data_type}, which sift cannot hold"
-            )
-        dtype = _DTYPES[tensor.data_type]
-        try:
-            shape = checked_shape(list(tensor.dims), DTYPES[dtype].itemsize)
-        except ValueError as error:
-            raise Malformed(self.path, at, str(error)) from None
-        nbytes = math.prod(shape) * DTYPES[dtype].itemsize
-        if tensor.HasField("raw_data") and tensor.data_location != _EXTERNAL and len(tensor.raw_data) != nbytes:
-            raise Malformed(self.path, at, f"it has {len(tensor.raw_data)} bytes for {dtype} {list(shape)}")
-        return TensorSpec(name, shape, dtype, nbytes)
 
     def _sparse_nodes(self, nodes: list[NodeProto], dense: dict[str, TensorSpec]) -> dict[str, _Sparse]:
         """Tensors whose bitmask and values go into one node that says their dense shape in ``weight_shape``."""
@@ -187,7 +234,7 @@ class _Onnx(Checkpoint):
         at = f"tensor {name!r}"
         try:
             if tensor.data_location == _EXTERNAL:
-                return as_array(self._external(tensor, nbytes), dtype, shape)
+                return as_array(external_data(self.path, tensor, nbytes), dtype, shape)
             if tensor.HasField("raw_data"):
                 return as_array(np.frombuffer(tensor.raw_data, np.uint8).copy(), dtype, shape)
             from onnx import numpy_helper
@@ -198,35 +245,6 @@ class _Onnx(Checkpoint):
         if array.dtype != dtype:
             raise Malformed(self.path, at, f"it decodes to {array.dtype}")
         return array.copy()
-
-    def _external(self, tensor: TensorProto, nbytes: int) -> np.ndarray:
-        """The bytes of a tensor kept in another file, which has to lie in the model's own folder."""
-        at = f"tensor {tensor.name!r}"
-        entries = {item.key: item.value for item in tensor.external_data}
-        location = PurePosixPath(entries.get("location", "").replace("\\", "/"))
-        folder = self.path.parent.resolve()
-        if not location.parts or location.is_absolute() or ".." in location.parts or ":" in location.parts[0]:
-            raise Malformed(
-                self.path, at, f"its data is at {str(location)[:80]!r}, which is not inside the model's folder"
-            )
-        try:
-            target = folder / location
-            outside = target.resolve(strict=True) != target
-        except (OSError, ValueError, RuntimeError):
-            raise Malformed(self.path, at, f"its data file {str(location)[:80]!r} is missing") from None
-        if outside:
-            raise Malformed(self.path, at, f"its data file {str(location)[:80]!r} is a link")
-        try:
-            offset, length = int(entries.get("offset", "0")), int(entries.get("length", str(nbytes)))
-        except ValueError:
-            raise Malformed(self.path, at, "the offset or length of its data is no number") from None
-        if length != nbytes:
-            raise Malformed(self.path, at, f"its data has {length} bytes and not {nbytes}")
-        file = ByteFile(target)
-        try:
-            return file.read(offset, nbytes, at)
-        finally:
-            file.close()
 
     def _parts(self, name: str) -> dict[str, np.ndarray]:
         return {part: self._array(f"{name}.{part}") for part in ("bitmask", "values")}

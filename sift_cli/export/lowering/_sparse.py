@@ -8,8 +8,6 @@ import onnx_ir as ir
 from sift_cli.core.masks import Mask
 from sift_cli.sparsity.formats import bitmask
 
-DOMAIN = "sift"
-
 
 def sparse_inputs(
     graph: ir.Graph, weight: ir.Value, bias: ir.Value | None, mask: Mask, *, transpose: bool = False

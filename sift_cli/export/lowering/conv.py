@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from sift_cli.core.masks import Mask
-from sift_cli.export.lowering._sparse import DOMAIN, sparse_inputs
+from sift_cli.core.operators import DOMAIN
+from sift_cli.export.lowering._sparse import sparse_inputs
 
 AFTER_OPTIMIZER = True
 
