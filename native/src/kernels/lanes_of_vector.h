@@ -134,31 +134,40 @@ void interleave(const Interleave& a) {
 template <Activation activation>
 void deinterleave(const Deinterleave& a) {
   constexpr size_t kWidth = Vector::kWidth;
-  const size_t units = a.channels * a.rows;        // rows of columns
+  const size_t units = a.channels * a.rows;                     // rows of columns
   const size_t together = std::min(kWidth / a.columns, units);  // in a square
+  const float* const residual = a.epilogue->residual;
+  size_t channel = 0, row = 0;
   for (size_t first = 0; first < units; first += together) {
-    const size_t count = std::min(together, units - first);
-    Vector square[kWidth];
+    const size_t count = std::min(together, units - first), vectors = count * a.columns;
     const float* sums = a.sums + first * a.columns * a.vector_pitch;
-    const size_t vectors = count * a.columns;
+    Vector square[kWidth];
 #pragma GCC unroll 16
     for (size_t i = 0; i < kWidth; ++i) {
       square[i] = i < vectors ? Vector::load(sums + i * a.vector_pitch) : Vector::zero();
     }
     Vector::transpose(square);
+    const Deinterleave::Lane* lanes[kWidth];
+    ptrdiff_t base[kWidth];  // from y to column 0 of the square, had it been in this unit's row
+    for (size_t i = 0; i < count; ++i) {
+      lanes[i] = a.lanes + row * kWidth;
+      base[i] = static_cast<ptrdiff_t>(channel * a.y_pitch) - static_cast<ptrdiff_t>(i * a.columns);
+      if (++row == a.rows) row = 0, ++channel;
+    }
     for (size_t lane = 0; lane < kWidth; ++lane) {
       Vector value = square[lane];
-      ptrdiff_t offset[kWidth];  // of column 0 of the square, had it been in y
-      typename Vector::Range range[kWidth];
-      for (size_t i = 0; i < count; ++i) {
-        const size_t unit = first + i, channel = unit / a.rows;
-        const Deinterleave::Lane& target = a.lanes[(unit - channel * a.rows) * kWidth + lane];
-        offset[i] = target.offset + static_cast<ptrdiff_t>(channel * a.y_pitch) - static_cast<ptrdiff_t>(i * a.columns);
-        range[i] = Vector::range(i * a.columns, i * a.columns + target.columns);
-        if (a.epilogue->residual) value = value + Vector::load(a.epilogue->residual + offset[i], range[i]);
+      if (residual) {
+        for (size_t i = 0; i < count; ++i) {
+          const size_t begin = i * a.columns;
+          value = value + Vector::load(residual + base[i] + lanes[i][lane].offset,
+                                       Vector::range(begin, begin + lanes[i][lane].columns));
+        }
       }
       value = activate<activation>(value, *a.epilogue);
-      for (size_t i = 0; i < count; ++i) value.store(a.y + offset[i], range[i]);
+      for (size_t i = 0; i < count; ++i) {
+        const size_t begin = i * a.columns;
+        value.store(a.y + base[i] + lanes[i][lane].offset, Vector::range(begin, begin + lanes[i][lane].columns));
+      }
     }
   }
 }
