@@ -29,6 +29,7 @@ from sift_cli.verify.evidence import macs_claim, require
 from sift_cli.verify.functions import doubled
 from sift_cli.verify.onnx_counts import exported_macs
 from sift_cli.verify.probe import hidden_layers, lively, needless
+from sift_cli.widths import output_axis
 
 #: Largest difference between torch and onnxruntime in float32, as a part of the largest output.
 BOUND = 1e-4
@@ -94,7 +95,7 @@ def _lengths(model: TransformedModel, path: Path) -> dict[str, int]:
 def _cardinality(model: TransformedModel, path: Path) -> Claim:
     with open_checkpoint(path) as file:
         there = [name for name in model.masks if name in file.tensors]
-        same = [name for name in there if _same_mask(file, name, model.masks[name])]
+        same = [name for name in there if _same_mask(file, name, model.masks[name], model.module)]
         if len(there) < len(model.masks):
             same += needless(model.module, model.inputs, [name for name in model.masks if name not in there])
     return claim(
@@ -107,12 +108,13 @@ def _cardinality(model: TransformedModel, path: Path) -> Claim:
     )
 
 
-def _same_mask(file: Checkpoint, name: str, mask: Mask) -> bool:
+def _same_mask(file: Checkpoint, name: str, mask: Mask, module: nn.Module) -> bool:
     """Whether the file keeps the weights that ``mask`` keeps; those of a layer without an operator are stored dense."""
-    stored = file.mask(name)
-    if stored is not None:
-        return np.array_equal(stored.bits, mask.bits)
-    return not np.any(file.read(name)[~mask.to_bool()])
+    stored, kept = file.mask(name), mask.to_bool()
+    if stored is None:
+        return not np.any(file.read(name)[~kept])
+    inputs_first = output_axis(module.get_submodule(name.rpartition(".")[0])) == 1
+    return np.array_equal(stored.to_bool(), kept.T if inputs_first else kept)
 
 
 def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int) -> Iterator[Claim]:

@@ -17,6 +17,7 @@ from typer.testing import Result
 
 import sift_cli
 from sift_cli import api
+from sift_cli.checkpoint import open_checkpoint
 from sift_cli.checkpoint.folder import MASKS
 from sift_cli.compat import import_transformers
 from sift_cli.errors import CheckpointError, ExportError, ModelError, OutputExists
@@ -201,3 +202,19 @@ def test_inputs_that_are_no_arrays(sift: Sift, content: bytes) -> None:
     done = sift("flops", "builtin:cifar_resnet18", "--input-npz", "ids.npz")
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_conv1d_is_exported_with_the_masks_its_weights_have(wide: dict[str, Path], tmp_path: Path) -> None:
+    """transformers' Conv1D has its inputs first, the operator its outputs; one of the weights is square."""
+    output = tmp_path / "gpt2.onnx"
+    certificate = api.export(wide["gpt2"], output).certificate
+    assert certificate.held
+    masks = sift_cli.masks(sift_cli.load(wide["gpt2"]))
+    shapes = set()
+    with open_checkpoint(output) as file:
+        for name, mask in masks.items():
+            stored = file.mask(name)
+            assert stored is not None
+            assert np.array_equal(stored.to_bool(), mask.T.numpy())
+            shapes.add(mask.shape[0] == mask.shape[1])
+    assert shapes == {True, False}
