@@ -85,8 +85,15 @@ def shortened(model_type: str, folder: Path) -> Path:
     for key, value in values.items():
         if type(value) is int and value > FEW and LAYERS.fullmatch(key):
             values[key] = FEW
-        elif key == "layer_types" and isinstance(value, list):
+        elif key in ("layer_types", "attention_layers") and isinstance(value, list):
             values[key] = value[:FEW]
+        elif key == "attention_types":  # GPT-Neo's: kinds of attention, and how often they repeat
+            values[key] = [[kinds, FEW // len(kinds)] for kinds, _ in value]
+        elif key in (
+            "out_features",
+            "out_indices",
+        ):  # of a backbone: of stages that are gone
+            values[key] = None
         elif key == "vocab_size" and type(value) is int:
             values[key] = min(value, 2000)
         elif key.endswith("token_id") and type(value) is int and value >= 2000:
