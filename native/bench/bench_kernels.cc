@@ -2,9 +2,10 @@
 //
 //     bench_kernels [density] [word] [images]
 //
-// `density` is the share of weights kept (0.1); only lines that contain `word` are run, convolutions on `images` images. Printed are the milliseconds of
-// the fastest call, GFLOP/s counted on kept weights (useful) and on all of them (dense-equivalent: what a dense kernel
-// would need to be as fast), and the milliseconds to repack the weights, spent once a shape.
+// `density` is the share of weights kept (0.1); only lines that contain `word` are run, convolutions on `images`
+// images. Printed are the milliseconds of the fastest call, GFLOP/s counted on kept weights (useful) and on all of them
+// (dense-equivalent: what a dense kernel would need to be as fast), and the milliseconds to repack the weights, spent
+// once a shape.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -86,14 +87,15 @@ int main(int argc, char** argv) {
                         {1152, 320, 1, 1, 7}}) {
     const int64_t pad = c.kernel / 2;
     const sift::ConvShape shape{c.channels, c.size, c.size, c.filters, c.kernel, c.kernel, c.stride, c.stride,
-                                1,          1,      pad,    pad,       pad,      pad,      1, images};
+                                1,          1,      pad,    pad,       pad,      pad,      1,        images};
     const auto columns = static_cast<size_t>(c.channels * c.kernel * c.kernel), rows = static_cast<size_t>(c.filters);
     const auto positions = static_cast<size_t>(shape.out_height() * shape.out_width());
     const std::string title = "conv " + std::to_string(c.channels) + ">" + std::to_string(c.filters) + " " +
                               std::to_string(c.kernel) + "x" + std::to_string(c.kernel) + "/" +
                               std::to_string(c.stride) + " at " + std::to_string(c.size);
-    bench(title, shape, rows, columns, static_cast<size_t>(images * c.channels * c.size * c.size), static_cast<size_t>(images) * rows * positions,
-          static_cast<size_t>(images) * positions, static_cast<size_t>(images), density, word);
+    bench(title, shape, rows, columns, static_cast<size_t>(images * c.channels * c.size * c.size),
+          static_cast<size_t>(images) * rows * positions, static_cast<size_t>(images) * positions,
+          static_cast<size_t>(images), density, word);
   }
   for (const size_t tokens : {1, 4, 16, 128, 512}) {
     const sift::LinearShape shape{768, 3072, static_cast<int64_t>(tokens)};

@@ -162,8 +162,8 @@ class Check {
 int main(int argc, char** argv) {
   const uint64_t stride = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 4003;
   Check check;
-  for (const uint32_t positive : {0x00000000u, 0x00000001u, 0x007fffffu, 0x00800000u, 0x7f7fffffu, 0x7f800000u,
-                                  0x7f800001u, 0x7fc00000u}) {
+  for (const uint32_t positive :
+       {0x00000000u, 0x00000001u, 0x007fffffu, 0x00800000u, 0x7f7fffffu, 0x7f800000u, 0x7f800001u, 0x7fc00000u}) {
     check.add(positive);
     check.add(positive | 0x80000000u);
   }

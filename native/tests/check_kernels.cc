@@ -142,7 +142,9 @@ struct Case {
 // What a kernel gets, and what the definition makes of its sums.
 struct Problem {
   Problem(const Case& c, size_t rows, size_t inputs, size_t outputs, std::mt19937& random)
-      : which(c), x(normals(inputs, random, c.special)), bias(normals(rows, random, false)),
+      : which(c),
+        x(normals(inputs, random, c.special)),
+        bias(normals(rows, random, false)),
         residual(normals(outputs, random, c.special)) {
     if (inputs > 0) x[random() % inputs] = std::numeric_limits<float>::denorm_min();
   }
@@ -163,7 +165,8 @@ struct Problem {
     const auto scratch = sift::Scratch::shared();
     sift::NoWorkers alone;
     Threads threads;
-    Unaligned input(x), y(std::vector<float>(residual.size(), 1e30f)), again(std::vector<float>(residual.size(), 1e30f));
+    Unaligned input(x), y(std::vector<float>(residual.size(), 1e30f)),
+        again(std::vector<float>(residual.size(), 1e30f));
     Unaligned added(residual);
     sift::Epilogue epilogue;
     epilogue.bias = bias_or_null();

@@ -23,15 +23,16 @@ struct OrtStatus;
 struct OrtSessionOptions;
 struct OrtApiBase;
 
-/* Adds SparseConv and SparseLinear, with every epilogue, to `options`. Needs onnxruntime 1.17 or newer; returns null, or
- * a status to release. */
+/* Adds SparseConv and SparseLinear, with every epilogue, to `options`. Needs onnxruntime 1.17 or newer; returns null,
+ * or a status to release. */
 SIFT_EXPORT struct OrtStatus* RegisterCustomOps(struct OrtSessionOptions* options, const struct OrtApiBase* base);
 
 /* Instruction sets this build and this processor can both run, best first, separated by commas: "avx2,portable". */
 SIFT_EXPORT const char* sift_available_isas(void);
 
-/* GFLOP/s of one thread in float32 multiplications and additions in registers, with the instruction set that kernels use
- * (0 where SIFT_FORCE_ISA names none that there is): the most any kernel could reach. Takes some 30 milliseconds. */
+/* GFLOP/s of one thread in float32 multiplications and additions in registers, with the instruction set that kernels
+ * use (0 where SIFT_FORCE_ISA names none that there is): the most any kernel could reach. Takes some 30 milliseconds.
+ */
 SIFT_EXPORT double sift_peak_gflops(void);
 
 /* Marks every op instance that this thread creates from now on with `token` (0, the default, marks nothing). Creating a

@@ -54,7 +54,8 @@ std::vector<Row> joined(std::vector<Row> first, const std::vector<Row>& then) {
 
 template <>
 const std::vector<Kernel<ConvShape>>& kernels<ConvShape>() {
-  static const auto table = joined(rows<ConvShape, ConvPoints>("conv_points"), rows<ConvShape, ConvPatches>("conv_patches"));
+  static const auto table =
+      joined(rows<ConvShape, ConvPoints>("conv_points"), rows<ConvShape, ConvPatches>("conv_patches"));
   return table;
 }
 

@@ -6,7 +6,8 @@ namespace sift {
 
 size_t count_kept(const Weights& weights) {
   size_t kept = 0;
-  for (size_t i = 0; i < (weights.rows * weights.columns + 7) / 8; ++i) kept += std::bitset<8>(weights.bitmask[i]).count();
+  for (size_t i = 0; i < (weights.rows * weights.columns + 7) / 8; ++i)
+    kept += std::bitset<8>(weights.bitmask[i]).count();
   return kept;
 }
 

@@ -24,9 +24,9 @@ class Cutter {
     std::stable_sort(order_.begin(), order_.end(),
                      [&](uint32_t a, uint32_t b) { return places[a].taps < places[b].taps; });
     // All sums begin in the first block; later on a row without taps has nothing to do.
-    const auto busy = block == 0 ? order_.begin() : std::find_if(order_.begin(), order_.end(), [&](uint32_t row) {
-      return places[row].taps > 0;
-    });
+    const auto busy =
+        block == 0 ? order_.begin()
+                   : std::find_if(order_.begin(), order_.end(), [&](uint32_t row) { return places[row].taps > 0; });
     const size_t alone = static_cast<size_t>(order_.end() - busy) % layout_.team;
     const auto teams = busy + static_cast<ptrdiff_t>(alone);  // the shortest stay alone: teams are for long loops
     slice(places, teams, order_.end(), layout_.team, block);
@@ -78,6 +78,7 @@ Taps pack_taps(const Weights& weights, const TapLayout& layout) {
   });
 
   Taps packed;
+  packed.blocks = layout.blocks;
   packed.taps.reserve(kept + kept / 32);
   Cutter cutter(layout, packed);
   Place* place = places.data();

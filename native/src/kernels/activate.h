@@ -25,8 +25,8 @@ inline Vector exp_negative(Vector x, Vector more = Vector::zero()) {
   // ln(2) in two parts, the first so short that n times it is exact without an fma too.
   Vector r = Vector::fma(n, Vector::broadcast(-0.693359375f), x);
   r = Vector::fma(n, Vector::broadcast(2.12194440e-4f), r) + more;
-  const Vector tail = polynomial(r, Vector::broadcast(0x1.69cdb8p-10f), 0x1.126e30p-7f, 0x1.555a52p-5f, 0x1.555446p-3f,
-                                 0x1.fffff8p-2f);
+  const Vector tail =
+      polynomial(r, Vector::broadcast(0x1.69cdb8p-10f), 0x1.126e30p-7f, 0x1.555a52p-5f, 0x1.555446p-3f, 0x1.fffff8p-2f);
   return Vector::ldexp(Vector::fma(tail, r * r, r) + Vector::broadcast(1.0f), n);
 }
 
@@ -43,9 +43,9 @@ inline Vector gelu(Vector x) {
   const Vector limit = Vector::broadcast(14.5f), one = Vector::broadcast(1.0f), middle = Vector::broadcast(2.5f);
   x = Vector::max(Vector::zero() - limit, x);
   const Vector a = Vector::min(limit, Vector::abs(x)), scale = one / (a + middle);
-  const Vector mills = polynomial((a - middle) * scale, Vector::broadcast(-1.5726627e-4f), -3.1086424e-4f, 6.843442e-4f,
-                                  2.5232965e-3f, -1.600961e-3f, -1.638602e-2f, 9.235915e-3f, 0.13198696f, -0.433692f,
-                                  0.70665663f);
+  const Vector mills =
+      polynomial((a - middle) * scale, Vector::broadcast(-1.5726627e-4f), -3.1086424e-4f, 6.843442e-4f, 2.5232965e-3f,
+                 -1.600961e-3f, -1.638602e-2f, 9.235915e-3f, 0.13198696f, -0.433692f, 0.70665663f);
   // The square of a's upper 12 bits is exact; what rounding took from the whole square was up to 60 ulp of the result.
   const Vector to_upper = Vector::broadcast(0x1.8p15f), upper = (a + to_upper) - to_upper;
   const Vector half = Vector::broadcast(-0.5f);

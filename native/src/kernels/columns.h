@@ -9,8 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/epilogue.h"
-
 namespace sift {
 
 constexpr size_t kMaxLanes = 16;
@@ -34,20 +32,10 @@ struct ColumnArgs {
   float* sums;     // [token][lane]
 };
 
-// y = activation(sums + bias + residual); bias and residual may be null.
-struct FinishArgs {
-  const float *sums, *bias, *residual;
-  float* y;
-  size_t count;
-  const Epilogue* epilogue;  // for its activation's parameters
-};
-
 struct Columns {
-  size_t width;   // lanes
   size_t window;  // inputs, at most kLongestWindow
   size_t tokens;  // more of them are faster where they are the lanes: linear_panels.h
   void (*sum[kMaxTokensTogether + 1])(const ColumnArgs&);  // by number of tokens
-  void (*finish[kActivations])(const FinishArgs&);
 };
 
 }  // namespace sift

@@ -8,7 +8,6 @@
 
 #include <utility>
 
-#include "kernels/activate.h"
 #include "kernels/columns.h"
 
 namespace sift {
@@ -48,29 +47,14 @@ void sum_columns(const ColumnArgs& a) {
   for (size_t t = 0; t < Tokens; ++t) (sums[t][0] + sums[t][1]).store_unaligned(a.sums + t * kWidth);
 }
 
-template <Activation activation>
-void finish(const FinishArgs& a) {
-  for (size_t i = 0; i < a.count; i += Vector::kWidth) {
-    const typename Vector::Range range = Vector::range(0, std::min(Vector::kWidth, a.count - i));
-    Vector value = Vector::load(a.sums + i, range);
-    if (a.bias) value = value + Vector::load(a.bias + i, range);
-    if (a.residual) value = value + Vector::load(a.residual + i, range);
-    activate<activation>(value, *a.epilogue).store(a.y + i, range);
-  }
-}
-
-template <size_t... Tokens, size_t... Activations>
-constexpr Columns columns_of_vector(std::index_sequence<Tokens...>, std::index_sequence<Activations...>) {
-  return {Vector::kWidth,
-          Pick::kLength,
-          Pick::kTokens,
-          {nullptr, sum_columns<Tokens + 1>...},
-          {finish<static_cast<Activation>(Activations)>...}};
+template <size_t... Tokens>
+constexpr Columns columns_of_vector(std::index_sequence<Tokens...>) {
+  return {Pick::kLength, Pick::kTokens, {nullptr, sum_columns<Tokens + 1>...}};
 }
 
 constexpr Columns columns_of_vector() {
   static_assert(kSteps == 2 && Pick::kLength <= kLongestWindow);
-  return columns_of_vector(std::make_index_sequence<kMaxTokensTogether>(), std::make_index_sequence<kActivations>());
+  return columns_of_vector(std::make_index_sequence<kMaxTokensTogether>());
 }
 
 }  // namespace

@@ -7,16 +7,15 @@
 #include <stdexcept>
 
 #include "formats/pack_taps.h"
+#include "kernels/ceil_div.h"
+#include "kernels/tiles.h"
 
 namespace sift {
 namespace {
 
-constexpr size_t kInputBytes = 24 * 1024;        // of the L1 cache for a block's inputs; the rest is weights and sums
 constexpr size_t kTasks = 16;                    // a group of images is cut into at least so many, for threads to share
 constexpr size_t kMinPart = 32;                  // filters
 constexpr size_t kGroupBytes = 8 * 1024 * 1024;  // of interleaved images at a time
-
-size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -48,13 +47,13 @@ ConvPatches::ConvPatches(const ConvShape& shape, const Lanes& lanes, const Weigh
       tiling_(choose(count_kept(weights))) {
   const size_t channels = static_cast<size_t>(shape.channels), filters = static_cast<size_t>(shape.filters);
   const size_t vectors = row_vectors(tiling_), rows = down_.cells(tiling_.patch_h);
-  const size_t limit = std::numeric_limits<uint32_t>::max() / (lanes.width * sizeof(float));  // a tap's offset is 32 bits
+  const size_t limit =
+      std::numeric_limits<uint32_t>::max() / (lanes.width * sizeof(float));  // a tap's offset is 32 bits
   if ((channels + 1) > limit / vectors / rows / tiles_across(tiling_)) {
     throw std::length_error("the interleaved image is too large");
   }
   row_pitch_ = (channels + 1) * vectors * lanes.width;
   group_pitch_ = tiles_across(tiling_) * rows * row_pitch_;
-  blocks_ = ceil_div(channels, tiling_.block);
   const size_t tiles = tiles_down(tiling_) * tiles_across(tiling_);
   part_ = std::min(filters, std::max(ceil_div(filters, ceil_div(kTasks, tiles)), kMinPart));
   for (size_t cell = 0; cell < across_.cells(tiling_.columns); ++cell) {
@@ -95,11 +94,11 @@ ConvPatches::Tiling ConvPatches::choose(size_t kept) const {
   return best;
 }
 
-// Cycles for shape_.images images, one thread. Only the order of tilings matters; the constants are from timings of all
-// tilings of ResNet-18's layers and their widened forms.
+// Cycles for shape_.images images, one thread. Only the order of tilings matters.
 double ConvPatches::cost(const Tiling& t, size_t kept) const {
   const size_t width = lanes_.width;
-  const double multiply = width > 8 ? 0.8 : 0.6, tap = 0.4, spill = 2.4, visit = 3.0, line = 3.0;
+  const Cycles each(lanes_);
+  const double line = 3.0;  // a vector, or a piece of a row, between the image and the lanes
   const double channels = static_cast<double>(shape_.channels), filters = static_cast<double>(shape_.filters);
   const double taps = static_cast<double>(kept), across = static_cast<double>(tiles_across(t));
   const double groups = std::ceil(static_cast<double>(shape_.images) / static_cast<double>(t.images));
@@ -107,13 +106,15 @@ double ConvPatches::cost(const Tiling& t, size_t kept) const {
   const double tiles = static_cast<double>(tiles_down(t)) * across;
   const double blocks = std::ceil(channels / static_cast<double>(t.block));
   const double team = static_cast<double>(kTeams[t.team]);
-  const double stream = taps * sizeof(Tap) > 1.5e6 ? 0.06 : 0.03;  // cycles a byte of weights from beyond, from in the L2
+  const double stream =
+      taps * sizeof(Tap) > 1.5e6 ? 0.06 : 0.03;  // cycles a byte of weights from beyond, from in the L2
   // Squares that are transposed, and the pieces of rows that are stored from them.
-  const double squares_in = channels * across * static_cast<double>(down_.cells(t.patch_h) * ceil_div(across_.cells(t.columns), width));
+  const double squares_in =
+      channels * across * static_cast<double>(down_.cells(t.patch_h) * ceil_div(across_.cells(t.columns), width));
   const double pieces_out = filters * across * static_cast<double>(t.patch_h * width);
   const double squares_out = pieces_out / static_cast<double>(width / t.columns * width);
-  return groups * (taps * (sums * multiply + tiles * (tap + stream * sizeof(Tap))) +
-                   blocks * filters * (sums * spill + tiles * visit / team) +
+  return groups * (taps * (sums * each.multiply + tiles * (each.tap + stream * sizeof(Tap))) +
+                   blocks * filters * (sums * each.spill + tiles * each.visit / team) +
                    line * (static_cast<double>(width) * (squares_in + squares_out) + pieces_out));
 }
 
@@ -123,10 +124,10 @@ Taps ConvPatches::pack(const Weights& weights) const {
   TapLayout layout;
   layout.rows = static_cast<size_t>(shape_.filters);
   layout.rows_per_part = part_;
-  layout.blocks = blocks_;
+  layout.blocks = ceil_div(channels, tiling_.block);
   layout.rows_per_group = static_cast<size_t>(shape_.filters / shape_.groups);
   layout.team = kTeams[tiling_.team];
-  for (size_t block = 0; block < blocks_; ++block) {
+  for (size_t block = 0; block < layout.blocks; ++block) {
     layout.zeros.push_back(static_cast<uint32_t>((channels - block * tiling_.block) * channel_bytes));
   }
   for (int64_t group = 0; group < shape_.groups; ++group) {
@@ -201,7 +202,8 @@ void ConvPatches::run(const Epilogue& epilogue, const float* x, float* y, size_t
   const size_t rows = down_.cells(t.patch_h), vectors = row_vectors(t), channel_floats = vectors * lanes_.width;
   const size_t down = tiles_down(t), across = tiles_across(t), parts = ceil_div(filters, part_);
   const size_t groups = ceil_div(images, t.images);
-  const size_t together = std::clamp<size_t>(kGroupBytes / sizeof(float) / group_pitch_, 1, std::max<size_t>(groups, 1));
+  const size_t together =
+      std::clamp<size_t>(kGroupBytes / sizeof(float) / group_pitch_, 1, std::max<size_t>(groups, 1));
   Scratch::Lease interleaved(scratch, together * group_pitch_);
   const auto images_of = [&](size_t group) { return std::min(t.images, images - group * t.images); };
 
@@ -221,19 +223,15 @@ void ConvPatches::run(const Epilogue& epilogue, const float* x, float* y, size_t
       const size_t begin = part * part_, here = std::min(part_, filters - begin);
       const size_t height = std::min(t.rows, t.patch_h - row);
       Scratch::Lease sums(scratch, here * height * t.columns * lanes_.width);
-      const float* input = interleaved.data() + (group - first) * group_pitch_ + (tile * rows + row * down_.stride) * row_pitch_;
+      const float* input =
+          interleaved.data() + (group - first) * group_pitch_ + (tile * rows + row * down_.stride) * row_pitch_;
       Accumulate a{};
       a.row_stride = down_.stride * row_pitch_ * sizeof(float);
       a.sums = sums.data();
       a.bias = epilogue.bias ? epilogue.bias + begin : nullptr;
-      for (size_t block = 0; block < blocks_; ++block) {
+      for (size_t block = 0; block < taps_.blocks; ++block) {
         a.input = reinterpret_cast<const char*>(input + block * t.block * channel_floats);
-        a.first = block == 0;
-        const size_t slice = (part * blocks_ + block) * 2;
-        taps_.point(a, slice);
-        lanes_.accumulate[height][t.columns][t.team](a);
-        taps_.point(a, slice + 1);
-        lanes_.accumulate[height][t.columns][0](a);
+        taps_.add(a, lanes_, height, t.columns, t.team, part, block);
       }
       const auto lanes = targets(row, tile, images_of(group));
       Epilogue rest = epilogue;

@@ -1,9 +1,9 @@
 // Sparse convolution, family "patches": vector lanes are patches of the image, or the images of a batch.
 //
-// The outputs are cut into a grid of equal patches, one a lane; each lane holds the same position of its own patch, with
-// its own halo of inputs around it. So the input of every tap, whatever its row, column or stride, is a whole aligned
-// vector: an unaligned load costs twice, and a shifted copy for each tap would not fit into the L1 cache. Inputs are
-// interleaved into that form once a call.
+// The outputs are cut into a grid of equal patches, one a lane; each lane holds the same position of its own patch,
+// with its own halo of inputs around it. So the input of every tap, whatever its row, column or stride, is a whole
+// aligned vector: an unaligned load costs twice, and a shifted copy for each tap would not fit into the L1 cache.
+// Inputs are interleaved into that form once a call.
 #pragma once
 
 #include "formats/bitmask.h"
@@ -43,11 +43,11 @@ class ConvPatches {
   };
   // How lanes, registers and the L1 cache are used.
   struct Tiling {
-    size_t images, down, across;    // the grid of lanes
-    size_t patch_h, patch_w;        // outputs
-    size_t rows, columns;           // of a tile, outputs of a patch
-    size_t team;                    // index into kTeams
-    size_t block;                   // input channels
+    size_t images, down, across;  // the grid of lanes
+    size_t patch_h, patch_w;      // outputs
+    size_t rows, columns;         // of a tile, outputs of a patch
+    size_t team;                  // index into kTeams
+    size_t block;                 // input channels
   };
 
   size_t tiles_down(const Tiling& t) const { return (t.patch_h + t.rows - 1) / t.rows; }
@@ -55,7 +55,9 @@ class ConvPatches {
   // Vectors in a row of one channel of a tile: its cells, sorted by their phase in the stride, so that neighbouring
   // outputs find the input of a tap in neighbouring vectors.
   size_t row_vectors(const Tiling& t) const { return across_.stride * phase_vectors(t); }
-  size_t phase_vectors(const Tiling& t) const { return (across_.cells(t.columns) + across_.stride - 1) / across_.stride; }
+  size_t phase_vectors(const Tiling& t) const {
+    return (across_.cells(t.columns) + across_.stride - 1) / across_.stride;
+  }
   size_t block_vectors(const Tiling& t) const;  // of one channel that the taps of a tile touch
 
   Tiling choose(size_t kept) const;
@@ -68,10 +70,9 @@ class ConvPatches {
   const Lanes& lanes_;
   Axis down_, across_;
   Tiling tiling_;
-  size_t row_pitch_;    // floats: all channels of one row of cells, and one of zeros
-  size_t group_pitch_;  // floats: all rows of all tiles across
-  size_t part_;         // filters a part
-  size_t blocks_;
+  size_t row_pitch_;                // floats: all channels of one row of cells, and one of zeros
+  size_t group_pitch_;              // floats: all rows of all tiles across
+  size_t part_;                     // filters a part
   std::vector<uint32_t> position_;  // by cell, its vector in the row
   Taps taps_;
 };

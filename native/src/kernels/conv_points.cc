@@ -2,18 +2,16 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "formats/pack_taps.h"
-#include "kernels/teams.h"
+#include "kernels/ceil_div.h"
+#include "kernels/tiles.h"
 
 namespace sift {
 namespace {
 
 constexpr size_t kTasks = 16;    // an image is cut into at least so many, for threads to share
 constexpr size_t kMinPart = 64;  // filters: each part copies the inputs anew
-
-size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -56,7 +54,7 @@ ConvPoints::ConvPoints(const ConvShape& shape, const Lanes& lanes, const Weights
 void ConvPoints::run(const Epilogue& epilogue, const float* x, float* y, size_t images, Workers& workers,
                      Scratch& scratch) const {
   const size_t row = columns_ * lanes_.width, tiles = ceil_div(pixels_, row);
-  const size_t parts = ceil_div(filters_, part_), blocks = ceil_div(channels_, block_);
+  const size_t parts = ceil_div(filters_, part_);
   workers.each(images * tiles * parts, [&](size_t task) {
     const size_t tile = task % tiles, part = task / tiles % parts, image = task / tiles / parts;
     const size_t first = tile * row, pixels = std::min(row, pixels_ - first);
@@ -67,24 +65,22 @@ void ConvPoints::run(const Epilogue& epilogue, const float* x, float* y, size_t 
     a.input = reinterpret_cast<const char*>(inputs.data());
     a.sums = sums.data();
     a.bias = epilogue.bias ? epilogue.bias + begin : nullptr;
-    for (size_t block = 0; block < blocks; ++block) {
+    for (size_t block = 0; block < taps_.blocks; ++block) {
       const size_t channel = block * block_, channels = std::min(block_, channels_ - channel);
       for (size_t c = 0; c < channels; ++c) {
         float* to = inputs.data() + c * row;
         std::memcpy(to, x + (image * channels_ + channel + c) * pixels_ + first, pixels * sizeof(float));
         if (pixels < row) std::fill_n(to + pixels, row - pixels, 0.0f);
       }
-      a.first = block == 0;
-      const size_t slice = (part * blocks + block) * 2;
-      taps_.point(a, slice);
-      lanes_.accumulate[1][columns_][team_](a);
-      taps_.point(a, slice + 1);
-      lanes_.accumulate[1][columns_][0](a);
+      taps_.add(a, lanes_, 1, columns_, team_, part, block);
     }
     const size_t out = (image * filters_ + begin) * pixels_ + first;
-    Epilogue rest = epilogue;
-    if (rest.residual) rest.residual += out;
-    lanes_.finish[static_cast<int>(rest.activation)]({sums.data(), row, filters, pixels, y + out, pixels_, &rest});
+    for (size_t filter = 0; filter < filters; ++filter) {
+      const size_t at = out + filter * pixels_;
+      lanes_.finish[static_cast<int>(epilogue.activation)]({sums.data() + filter * row, nullptr,
+                                                            epilogue.residual ? epilogue.residual + at : nullptr,
+                                                            y + at, pixels, &epilogue});
+    }
   });
 }
 

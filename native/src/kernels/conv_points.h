@@ -1,7 +1,7 @@
 // Sparse convolution with a 1x1 kernel, family "points": vector lanes are neighbouring pixels.
 //
-// No tap reads beside its own pixel, so nothing has to be rearranged: a tile's inputs are copied into the L1 cache as they
-// lie, and its sums are rows of the output.
+// No tap reads beside its own pixel, so nothing has to be rearranged: a tile's inputs are copied into the L1 cache as
+// they lie, and its sums are rows of the output.
 #pragma once
 
 #include "formats/bitmask.h"

@@ -13,9 +13,11 @@
 #include <immintrin.h>
 
 SIFT_TARGET_BEGIN("avx2,fma")
+// clang-format off: each needs the one before
 #include "kernels/vector_avx2.h"
 #include "kernels/pick_avx2.h"
 #include "kernels/lanes_of_vector.h"
+// clang-format on
 
 namespace sift {
 

@@ -13,9 +13,11 @@
 #include <immintrin.h>
 
 SIFT_TARGET_BEGIN("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,bmi2")
+// clang-format off: each needs the one before
 #include "kernels/vector_avx512.h"
 #include "kernels/pick_avx512.h"
 #include "kernels/lanes_of_vector.h"
+// clang-format on
 
 namespace sift {
 

@@ -8,9 +8,11 @@
 #include "kernels/lanes.h"
 #include "kernels/target.h"
 
+// clang-format off: each needs the one before
 #include "kernels/vector_portable.h"
 #include "kernels/pick_portable.h"
 #include "kernels/lanes_of_vector.h"
+// clang-format on
 
 namespace sift {
 

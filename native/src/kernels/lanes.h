@@ -43,8 +43,8 @@ struct Accumulate {
 // of each lane's own part of the source.
 struct Interleave {
   struct Lane {
-    ptrdiff_t offset;     // floats from `from` to cell 0 in channel 0, which may lie outside the source
-    size_t begin, end;    // the cells inside it; all others are 0
+    ptrdiff_t offset;   // floats from `from` to cell 0 in channel 0, which may lie outside the source
+    size_t begin, end;  // the cells inside it; all others are 0
   };
   const Lane* lanes;
   const float* from;
@@ -70,22 +70,20 @@ struct Deinterleave {
   const Epilogue* epilogue;
 };
 
-// The same where the lanes lie as in y: y gets `columns` floats of each channel's sums.
+// The epilogue where the sums lie as in y: y = activation(sums + bias + residual); bias and residual may be null.
 struct Finish {
-  const float* sums;
-  size_t pitch;  // floats, a multiple of the vector's
-  size_t channels, columns;
+  const float *sums, *bias, *residual;
   float* y;
-  size_t y_pitch;
-  const Epilogue* epilogue;
+  size_t count;
+  const Epilogue* epilogue;  // for its activation's parameters
 };
 
 constexpr size_t kMaxRows = 4, kMaxColumns = 8;
 constexpr size_t kTeams[] = {1, 2, 4};  // channels in a team
 
 struct Lanes {
-  size_t width;    // floats in a vector
-  size_t most;     // sums in registers: rows * columns * channels of a team is no more
+  size_t width;  // floats in a vector
+  size_t most;   // sums in registers: rows * columns * channels of a team is no more
   // By rows, columns and index into kTeams; null where that is too many.
   void (*accumulate[kMaxRows + 1][kMaxColumns + 1][3])(const Accumulate&);
   void (*interleave)(const Interleave&);

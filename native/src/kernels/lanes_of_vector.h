@@ -48,7 +48,8 @@ void accumulate(const Accumulate& a) {
 #pragma GCC unroll 4
           for (size_t i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8
-            for (size_t j = 0; j < Columns; ++j) sums[q][i][j] = Vector::load(at[q] + (i * Columns + j) * Vector::kWidth);
+            for (size_t j = 0; j < Columns; ++j)
+              sums[q][i][j] = Vector::load(at[q] + (i * Columns + j) * Vector::kWidth);
           }
         }
       }
@@ -174,17 +175,12 @@ void deinterleave(const Deinterleave& a) {
 
 template <Activation activation>
 void finish(const Finish& a) {
-  constexpr size_t kWidth = Vector::kWidth;
-  for (size_t channel = 0; channel < a.channels; ++channel) {
-    const float* sums = a.sums + channel * a.pitch;
-    const float* residual = a.epilogue->residual ? a.epilogue->residual + channel * a.y_pitch : nullptr;
-    float* y = a.y + channel * a.y_pitch;
-    for (size_t i = 0; i < a.columns; i += kWidth) {
-      const auto range = Vector::range(0, std::min(kWidth, a.columns - i));
-      Vector value = Vector::load(sums + i);
-      if (residual) value = value + Vector::load(residual + i, range);
-      activate<activation>(value, *a.epilogue).store(y + i, range);
-    }
+  for (size_t i = 0; i < a.count; i += Vector::kWidth) {
+    const typename Vector::Range range = Vector::range(0, std::min(Vector::kWidth, a.count - i));
+    Vector value = Vector::load(a.sums + i, range);
+    if (a.bias) value = value + Vector::load(a.bias + i, range);
+    if (a.residual) value = value + Vector::load(a.residual + i, range);
+    activate<activation>(value, *a.epilogue).store(a.y + i, range);
   }
 }
 

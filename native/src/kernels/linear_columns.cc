@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <numeric>
 
+#include "kernels/ceil_div.h"
+
 namespace sift {
 namespace {
 
 constexpr size_t kTasks = 16;                    // for threads to share
 constexpr size_t kMinPart = 64, kMaxPart = 256;  // outputs
-
-size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -39,10 +39,8 @@ class LinearColumns::Queues {
 };
 
 LinearColumns::LinearColumns(const LinearShape& shape, const Lanes& lanes, const Weights& weights)
-    : columns_(lanes.columns),
-      inputs_(static_cast<size_t>(shape.inputs)),
-      outputs_(static_cast<size_t>(shape.outputs)) {
-  const size_t whole = ceil_div(ceil_div(outputs_, kTasks), columns_.width) * columns_.width;
+    : lanes_(lanes), inputs_(static_cast<size_t>(shape.inputs)), outputs_(static_cast<size_t>(shape.outputs)) {
+  const size_t whole = ceil_div(ceil_div(outputs_, kTasks), lanes_.width) * lanes_.width;
   part_ = std::clamp(whole, kMinPart, kMaxPart);
   Queues queues(weights);
   const size_t expected = queues.size() + queues.size() / 8;
@@ -56,15 +54,14 @@ LinearColumns::LinearColumns(const LinearShape& shape, const Lanes& lanes, const
 }
 
 void LinearColumns::pack(Queues& queues, size_t first, size_t outputs) {
-  const size_t width = columns_.width;
+  const size_t width = lanes_.width;
   const auto order = order_.insert(order_.end(), outputs, 0);
   std::iota(order, order_.end(), 0u);
   // Outputs with as many weights share a group. In a random layer of 768 inputs, 192 outputs a part, that adds 2 % of
   // pauses where half of the weights are kept, 9 % at a quarter and 28 % at a tenth; the layer's own order has 6, 13
   // and 33 %, and blocks of 32 inputs that all lanes finish together have 31, 56 and 103 %.
-  std::stable_sort(order, order_.end(), [&](uint32_t a, uint32_t b) {
-    return queues.left(first + a) > queues.left(first + b);
-  });
+  std::stable_sort(order, order_.end(),
+                   [&](uint32_t a, uint32_t b) { return queues.left(first + a) > queues.left(first + b); });
   for (size_t begin = 0; begin < outputs; begin += width) {
     groups_.push_back(windows_.size());
     const size_t lanes = std::min(width, outputs - begin);
@@ -79,7 +76,8 @@ void LinearColumns::pack(Queues& queues, size_t first, size_t outputs) {
       windows_.push_back(static_cast<uint16_t>(window));
       for (size_t slot = 0; slot < kSteps * width; ++slot) {
         const size_t lane = slot % width;
-        const bool kept = lane < lanes && queues.left(row(lane)) && queues.input(row(lane)) < start + columns_.window;
+        const bool kept =
+            lane < lanes && queues.left(row(lane)) && queues.input(row(lane)) < start + lanes_.columns.window;
         picks_.push_back(kept ? static_cast<uint8_t>(kKept | (queues.input(row(lane)) - start)) : kPause);
         values_.push_back(kept ? queues.take(row(lane)) : 0.0f);
       }
@@ -89,7 +87,7 @@ void LinearColumns::pack(Queues& queues, size_t first, size_t outputs) {
 
 void LinearColumns::run(const Epilogue& epilogue, const float* x, float* y, size_t tokens, Workers& workers,
                         Scratch& scratch) const {
-  const size_t width = columns_.width, most = std::min(tokens, kMaxTokensTogether);
+  const size_t width = lanes_.width, most = std::min(tokens, kMaxTokensTogether);
   const size_t pitch = ceil_div(inputs_, kWindowUnit) * kWindowUnit + 2 * kLongestWindow;
   Scratch::Lease padded(scratch, most * pitch);
   for (size_t first = 0; first < tokens; first += most) {
@@ -105,8 +103,9 @@ void LinearColumns::run(const Epilogue& epilogue, const float* x, float* y, size
       float sums[kMaxTokensTogether][kMaxPart], of_group[kMaxTokensTogether * kMaxLanes];
       for (size_t at = 0; at < outputs; at += width) {
         const size_t group = begin / width + at / width, window = groups_[group], slot = window * kSteps * width;
-        columns_.sum[together]({windows_.data() + window, windows_.data() + groups_[group + 1], picks_.data() + slot,
-                                values_.data() + slot, padded.data() + kLongestWindow, pitch, of_group});
+        lanes_.columns.sum[together]({windows_.data() + window, windows_.data() + groups_[group + 1],
+                                      picks_.data() + slot, values_.data() + slot, padded.data() + kLongestWindow,
+                                      pitch, of_group});
         for (size_t lane = 0; lane < std::min(width, outputs - at); ++lane) {
           for (size_t token = 0; token < together; ++token) {
             sums[token][order_[begin + at + lane]] = of_group[token * width + lane];
@@ -117,7 +116,7 @@ void LinearColumns::run(const Epilogue& epilogue, const float* x, float* y, size
         const size_t row = (first + token) * outputs_ + begin;
         const float* bias = epilogue.bias ? epilogue.bias + begin : nullptr;
         const float* residual = epilogue.residual ? epilogue.residual + row : nullptr;
-        columns_.finish[static_cast<int>(epilogue.activation)](
+        lanes_.finish[static_cast<int>(epilogue.activation)](
             {sums[token], bias, residual, y + row, outputs, &epilogue});
       }
     });

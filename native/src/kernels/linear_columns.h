@@ -54,11 +54,11 @@ class LinearColumns {
 
   void pack(Queues& queues, size_t first, size_t outputs);
 
-  const Columns& columns_;
+  const Lanes& lanes_;
   size_t inputs_, outputs_;
-  size_t part_;                   // outputs a part
-  std::vector<uint32_t> order_;   // [part][group][lane]: the output, counted from the part's first
-  std::vector<size_t> groups_;    // [part][group]: its first window; one more at the end
+  size_t part_;                  // outputs a part
+  std::vector<uint32_t> order_;  // [part][group][lane]: the output, counted from the part's first
+  std::vector<size_t> groups_;   // [part][group]: its first window; one more at the end
   std::vector<uint16_t> windows_;
   std::vector<uint8_t, CacheLines<uint8_t>> picks_;
   std::vector<float, CacheLines<float>> values_;

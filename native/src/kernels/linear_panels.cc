@@ -5,7 +5,8 @@
 #include <stdexcept>
 
 #include "formats/pack_taps.h"
-#include "kernels/teams.h"
+#include "kernels/ceil_div.h"
+#include "kernels/tiles.h"
 
 namespace sift {
 namespace {
@@ -13,8 +14,6 @@ namespace {
 constexpr size_t kTasks = 16;                    // for threads to share where there is one tile of tokens
 constexpr size_t kMinPart = 64;                  // outputs
 constexpr size_t kGroupBytes = 4 * 1024 * 1024;  // of panels at a time
-
-size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -31,7 +30,8 @@ LinearPanels::LinearPanels(const LinearShape& shape, const Lanes& lanes, const W
   if (inputs_ > std::numeric_limits<uint32_t>::max() / sizeof(float) / kMaxColumns / lanes.width - 1) {
     throw std::length_error("the layer has too many inputs");
   }
-  const size_t kept = count_kept(weights), most = static_cast<size_t>(representative(shape, lanes).tokens) / lanes.width;
+  const size_t kept = count_kept(weights),
+               most = static_cast<size_t>(representative(shape, lanes).tokens) / lanes.width;
   double least = std::numeric_limits<double>::infinity();
   for (size_t columns = 1; columns <= most; columns *= 2) {
     const Teams teams = cheapest_teams(lanes, columns, inputs_, outputs_, kept);
@@ -60,7 +60,7 @@ void LinearPanels::run(const Epilogue& epilogue, const float* x, float* y, size_
   const size_t width = lanes_.width, row = columns_ * width, panel = (inputs_ + 1) * row;
   const size_t tiles = ceil_div(tokens, row);
   const size_t together = std::clamp<size_t>(kGroupBytes / sizeof(float) / panel, 1, std::max<size_t>(tiles, 1));
-  const size_t parts = ceil_div(outputs_, part_), blocks = ceil_div(inputs_, block_);
+  const size_t parts = ceil_div(outputs_, part_), blocks = taps_.blocks;
   Scratch::Lease panels(scratch, together * panel);
   // Of the vector `column` of a tile: how many of its tokens exist.
   const auto tokens_of = [&](size_t tile, size_t column) {
@@ -97,22 +97,18 @@ void LinearPanels::run(const Epilogue& epilogue, const float* x, float* y, size_
       a.bias = epilogue.bias ? epilogue.bias + begin : nullptr;
       for (size_t block = 0; block < blocks; ++block) {
         a.input = reinterpret_cast<const char*>(input + block * block_ * row);
-        a.first = block == 0;
-        const size_t slice = (part * blocks + block) * 2;
-        taps_.point(a, slice);
-        lanes_.accumulate[1][columns][team_](a);
-        taps_.point(a, slice + 1);
-        lanes_.accumulate[1][columns][0](a);
+        taps_.add(a, lanes_, 1, columns, team_, part, block);
       }
       std::vector<Deinterleave::Lane> lanes(width);
       const auto store = [&](size_t column, size_t output, size_t squares, size_t across) {
         for (size_t lane = 0; lane < width; ++lane) {
-          lanes[lane] = {static_cast<ptrdiff_t>(((tile * columns_ + column) * width + lane) * outputs_ + begin + output),
-                         lane < tokens_of(tile, column) ? across : 0};
+          lanes[lane] = {
+              static_cast<ptrdiff_t>(((tile * columns_ + column) * width + lane) * outputs_ + begin + output),
+              lane < tokens_of(tile, column) ? across : 0};
         }
-        lanes_.deinterleave[static_cast<int>(epilogue.activation)]({lanes.data(),
-                                                                    sums.data() + (output * columns + column) * width,
-                                                                    columns * width, squares, 1, width, y, width, &epilogue});
+        lanes_.deinterleave[static_cast<int>(epilogue.activation)](
+            {lanes.data(), sums.data() + (output * columns + column) * width, columns * width, squares, 1, width, y,
+             width, &epilogue});
       };
       const size_t whole = outputs / width;
       for (size_t column = 0; column < columns; ++column) {

@@ -29,10 +29,10 @@ class LinearPanels {
  private:
   const Lanes& lanes_;
   size_t inputs_, outputs_;
-  size_t columns_ = 1;  // vectors in a panel's row
-  size_t team_ = 0;     // index into kTeams
-  size_t block_ = 1;    // inputs a block
-  size_t part_;         // outputs a part
+  size_t columns_ = 1;              // vectors in a panel's row
+  size_t team_ = 0;                 // index into kTeams
+  size_t block_ = 1;                // inputs a block
+  size_t part_;                     // outputs a part
   std::vector<uint32_t> position_;  // by input, its first vector in the panel
   Taps taps_;
 };

@@ -37,14 +37,22 @@ struct Taps {
   std::vector<Run> runs;
   std::vector<uint32_t> channels;  // rows, counted from the part's first
   std::vector<Slice> slices;       // [part][block][0: teams, 1: rows alone]; one more at the end
+  size_t blocks;                   // to be added in order, from the first on
 
-  // The slice's runs, taps and channels; the rest of `a` is the caller's.
-  void point(Accumulate& a, size_t slice) const {
-    const Slice &here = slices[slice], &next = slices[slice + 1];
-    a.runs = runs.data() + here.run;
-    a.run_count = next.run - here.run;
-    a.channels = channels.data() + here.channel;
-    a.taps = taps.data() + here.tap;
+  // Adds a block to the sums of a tile of rows × columns vectors; `team` is an index into kTeams. Of `a` the caller
+  // says where inputs and sums lie, and the bias.
+  void add(Accumulate a, const Lanes& lanes, size_t tile_rows, size_t columns, size_t team, size_t part,
+           size_t block) const {
+    a.first = block == 0;
+    const Slice* slice = &slices[(part * blocks + block) * 2];
+    for (const size_t together : {team, size_t{0}}) {
+      a.runs = runs.data() + slice->run;
+      a.run_count = slice[1].run - slice->run;
+      a.channels = channels.data() + slice->channel;
+      a.taps = taps.data() + slice->tap;
+      lanes.accumulate[tile_rows][columns][together](a);
+      ++slice;
+    }
   }
 };
 

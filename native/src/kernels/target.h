@@ -1,8 +1,8 @@
 // Compiling part of a file for a wider instruction set than the rest of the library.
 //
-// Between BEGIN and END every function, template and lambda carries the target. A per-file -mavx2 would leak into inline
-// functions that this file shares with a baseline one, and the linker keeps only one copy of those; so headers of the
-// standard library, and those of sift that are not templates over Vector, are included before BEGIN.
+// Between BEGIN and END every function, template and lambda carries the target. A per-file -mavx2 would leak into
+// inline functions that this file shares with a baseline one, and the linker keeps only one copy of those; so headers
+// of the standard library, and those of sift that are not templates over Vector, are included before BEGIN.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -12,15 +12,13 @@ namespace {
 struct Vector {
   static constexpr size_t kWidth = 16;
   static constexpr size_t kRegisters = 32;
-  using Native = __m512;
 
   __m512 v;
 
   static Vector zero() { return {_mm512_setzero_ps()}; }
   static Vector broadcast(float value) { return {_mm512_set1_ps(value)}; }
-  static Vector load(const float* from) { return {_mm512_load_ps(from)}; }            // aligned
-  static Vector load_unaligned(const float* from) { return {_mm512_loadu_ps(from)}; }
-  void store(float* to) const { _mm512_store_ps(to, v); }  // aligned
+  static Vector load(const float* from) { return {_mm512_load_ps(from)}; }  // aligned
+  void store(float* to) const { _mm512_store_ps(to, v); }                   // aligned
   void store_unaligned(float* to) const { _mm512_storeu_ps(to, v); }
 
   // Lanes begin … end - 1. Memory of the other lanes is not touched; a load sets them to 0.

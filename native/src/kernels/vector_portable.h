@@ -25,7 +25,6 @@ struct Vector {
   static Vector load(const float* from) {
     return each([&](size_t i) { return from[i]; });
   }
-  static Vector load_unaligned(const float* from) { return load(from); }
   void store(float* to) const { store(to, {0, kWidth}); }
   void store_unaligned(float* to) const { store(to); }
 

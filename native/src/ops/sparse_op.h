@@ -1,5 +1,5 @@
-// What SparseConv and SparseLinear share: X, bitmask, values, an optional bias and the epilogue; weights checked when the
-// session is created and repacked when a shape is first met.
+// What SparseConv and SparseLinear share: X, bitmask, values, an optional bias and the epilogue; weights checked when
+// the session is created and repacked when a shape is first met.
 #pragma once
 
 #include <memory>
@@ -30,7 +30,7 @@ struct ActivationName {
   const char* high;
 };
 constexpr ActivationName kActivationNames[kActivations] = {
-    {"", nullptr, nullptr},        {"Relu", nullptr, nullptr}, {"Clip", "min", "max"},
+    {"", nullptr, nullptr},          {"Relu", nullptr, nullptr}, {"Clip", "min", "max"},
     {"LeakyRelu", "alpha", nullptr}, {"Silu", nullptr, nullptr}, {"Gelu", nullptr, nullptr},
     {"GeluTanh", nullptr, nullptr},
 };
