@@ -15,6 +15,7 @@ from onnx import helper, inliner, numpy_helper
 
 from sift_cli.errors import ExportError
 from sift_cli.export.dense import plain
+from sift_cli.export.fallback import activation
 
 OPSET, IR_VERSION = 17, 8
 _DOMAIN = "spelled"
@@ -35,40 +36,11 @@ LayerNormalization <epsilon> (x, scale, bias) => (y)
     y = Add (scaled, bias)
 }
 """
-_GELU = """
-<domain: "spelled", opset_import: ["" : 17]>
-Gelu (x) => (y)
-{
-    root_of_2 = Constant <value_float = 1.41421356> ()
-    reduced = Div (x, root_of_2)
-    integral = Erf (reduced)
-    one = Constant <value_float = 1.0> ()
-    weight = Add (integral, one)
-    weighted = Mul (x, weight)
-    half = Constant <value_float = 0.5> ()
-    y = Mul (weighted, half)
+_ACTIVATION = '<domain: "spelled", opset_import: ["" : 17]> {name} (x) => (y) {{ {body} }}'
+_SPELLED = {
+    "LayerNormalization": _LAYER_NORMALIZATION,
+    **{name: _ACTIVATION.format(name=name, body=activation(name, "x", "y")) for name in ("Gelu", "GeluTanh")},
 }
-"""
-_GELU_TANH = """
-<domain: "spelled", opset_import: ["" : 17]>
-GeluTanh (x) => (y)
-{
-    three = Constant <value_float = 3.0> ()
-    cube = Pow (x, three)
-    share = Constant <value_float = 0.044715> ()
-    bent = Mul (cube, share)
-    sum = Add (x, bent)
-    slope = Constant <value_float = 0.79788456> ()
-    steep = Mul (sum, slope)
-    tangent = Tanh (steep)
-    one = Constant <value_float = 1.0> ()
-    weight = Add (tangent, one)
-    weighted = Mul (x, weight)
-    half = Constant <value_float = 0.5> ()
-    y = Mul (weighted, half)
-}
-"""
-_SPELLED = {"LayerNormalization": _LAYER_NORMALIZATION, "Gelu": _GELU, "GeluTanh": _GELU_TANH}
 #: Attributes that opsets 18 to 23 added; without them an operator does what it does where they have their usual values.
 _NEWER = frozenset({"noop_with_empty_axes", "num_outputs", "saturate"})
 #: Reductions whose axes became an input in opset 18. Those of ReduceSum are one since 13.

@@ -117,6 +117,15 @@ def functions(names: Collection[str], opset: int) -> list[onnx.FunctionProto]:
     return [onnx.parser.parse_function(_text(OPERATORS[name], opset)) for name in sorted(names)]
 
 
+def activation(name: str, before: str, after: str) -> str:
+    """The nodes of an activation of :data:`~sift_cli.core.operators.ACTIVATIONS`, from one value to another."""
+    return _between(_ACTIVATIONS[name], before, after)
+
+
+def _between(part: str, before: str, after: str) -> str:
+    return part.replace("BEFORE", before).replace("AFTER", after)
+
+
 def _text(operator: Operator, opset: int) -> str:
     inputs = ["x", "bitmask", "values", "bias"] + ["residual"] * operator.adds
     parts = [_LAYERS[operator.layer]] + [_RESIDUAL] * operator.adds
@@ -125,7 +134,7 @@ def _text(operator: Operator, opset: int) -> str:
     body = _DECODE.replace("BITS", _BITS if opset >= 18 else _BITS_BY_SHIFTS)
     for number, part in enumerate(parts, 1):
         after = "y" if number == len(parts) else f"sum_{number}"
-        body += part.replace("BEFORE", f"sum_{number - 1}").replace("AFTER", after)
+        body += _between(part, f"sum_{number - 1}", after)
     return (
         f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
         f"{operator.name} <{', '.join(operator.attributes)}> ({', '.join(inputs)}) => (y) {{ {body} }}"

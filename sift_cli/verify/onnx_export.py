@@ -117,12 +117,17 @@ def _same_mask(file: Checkpoint, name: str, mask: Mask, module: nn.Module) -> bo
     return np.array_equal(stored.to_bool(), kept.T if inputs_first else kept)
 
 
-def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int) -> Iterator[Claim]:
-    ways = {"onnxruntime without sift": False}
+def ways() -> dict[str, bool]:
+    """How a file can be run here: whether with the library, by name, the best way last."""
+    found = {"onnxruntime without sift": False}
     with contextlib.suppress(RuntimeUnavailable):  # a file for another machine; nothing is claimed of kernels then
         library_path()
-        ways["onnxruntime with sift"] = True
-    for counter, library in ways.items():
+        found["onnxruntime with sift"] = True
+    return found
+
+
+def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int) -> Iterator[Claim]:
+    for counter, library in ways().items():
         yield from _compare(model.module, model.inputs, session(path, library=library), BATCHES, counter)
     masks = model.masks if isinstance(model, TransformedModel) else {}
     if masks and hidden_layers(model.module, model.inputs, list(masks)):
@@ -130,7 +135,7 @@ def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
         # enough: the other decodes the same bits.
         visible = lively(model.module, model.inputs)
         graph = to_onnx(visible, model.inputs, masks, {}, opset=opset).SerializeToString()
-        counter, library = list(ways.items())[-1]
+        counter, library = list(ways().items())[-1]
         run = session(graph, library=library)
         yield from _compare(visible, model.inputs, run, (2,), f"{counter}, norms at random")
 

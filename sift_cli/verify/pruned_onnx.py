@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +16,16 @@ from sift_cli import __version__
 from sift_cli.checkpoint import open_checkpoint
 from sift_cli.core.certificate import Certificate, Claim, claim
 from sift_cli.core.operators import DOMAIN
-from sift_cli.errors import ModelError, RuntimeUnavailable
+from sift_cli.errors import ModelError
 from sift_cli.export import manifest
 from sift_cli.export.onnx_file import fits, write
 from sift_cli.export.pruned import SparseWeight, sparsified
 from sift_cli.export.pruned.source import read
 from sift_cli.flops import count_onnx
-from sift_cli.runtime import library_path, session
+from sift_cli.runtime import session
 from sift_cli.verify.evidence import require
 from sift_cli.verify.feeds import Feed, feeds
-from sift_cli.verify.onnx_export import BOUND, ROUNDINGS
+from sift_cli.verify.onnx_export import BOUND, ROUNDINGS, ways
 
 #: No rounding excuses a larger part: nothing would be left of the claim.
 WORST = 1e-2
@@ -115,19 +114,10 @@ def _macs(source: Path, path: Path, run: InferenceSession, example: Feed) -> Ite
         )  # fmt: skip
 
 
-def _ways() -> dict[str, bool]:
-    """How the file can be run here: whether with the library, by name, the best way last."""
-    ways = {"onnxruntime without sift": False}
-    with contextlib.suppress(RuntimeUnavailable):  # a file for another machine; nothing is claimed of kernels then
-        library_path()
-        ways["onnxruntime with sift"] = True
-    return ways
-
-
 def _outputs(source: Path, path: Path, before: InferenceSession, examples: Sequence[Feed]) -> Iterator[Claim]:
     wanted = [_run(before, None, feed) for feed in examples]
     shapes = [[list(array.shape) for array in arrays] for arrays in wanted]
-    for counter, library in _ways().items():
+    for counter, library in ways().items():
         after = session(path, library=library)
         got = [_run(after, None, feed) for feed in examples]
         found = [[list(array.shape) for array in arrays] for arrays in got]
@@ -141,7 +131,7 @@ def _layers(model: onnx.ModelProto, sparse: onnx.ModelProto, examples: Sequence[
     names = [node.output[0] for node in sparse.graph.node if node.domain == DOMAIN and node.output[0] in there]
     if not names or not fits(model):
         return
-    counter, library = list(_ways().items())[-1]
+    counter, library = list(ways().items())[-1]
     source = _showing(model, names)
     wanted, got = (
         [_run(run, names, feed) for feed in examples]
