@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from sift_cli.export.pruned.worth import worth
@@ -23,10 +25,7 @@ from sift_cli.export.pruned.worth import worth
 def test_a_layer_becomes_sparse_where_that_is_faster(
     op: str, shape: tuple[int, ...], group: int, sparsity: float, expected: bool
 ) -> None:
-    elements = 1
-    for extent in shape:
-        elements *= extent
-    kept = elements - int(-(-sparsity * elements // 1))
+    kept = math.prod(shape) - math.ceil(sparsity * math.prod(shape))
     assert worth(op, shape, kept, group=group) is expected  # type: ignore[arg-type]
     assert worth(op, shape, kept, group=group, least=0.95) is False  # type: ignore[arg-type]
     assert worth(op, shape, kept, group=group, least=0.4) is True  # type: ignore[arg-type]
