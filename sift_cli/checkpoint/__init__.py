@@ -22,7 +22,11 @@ _READERS = "sift_cli.checkpoint.readers"
 _LOOKALIKES = (
     (b"version https://git-lfs", "it is a Git LFS pointer and not the file itself", "git lfs pull"),
     (b"<", "it is a web page or XML, as a failed download leaves it", "download it again"),
-    (b"\x89HDF", "it is HDF5, as Keras writes it", None),
+    (
+        b"\x89HDF",
+        "it is HDF5, as Keras and Cerebras' PyTorch write it",
+        "of Cerebras, save it by torch.save(cstorch.load(path), 'model.pt')",
+    ),
     (b"GGUF", "it is a GGUF file of llama.cpp", None),
     (b"\x1f\x8b", "it is compressed with gzip", "gunzip it first"),
     (b"\x93NUMPY", "it is a NumPy array without a name", None),

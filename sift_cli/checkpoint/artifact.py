@@ -64,8 +64,6 @@ def write(
             arrays[stored] = value
     for text in (*arrays, *metadata, *metadata.values()):
         _check_text(text)
-    if safetensors_header.METADATA in arrays:
-        raise ExportError(f"safetensors keeps the name {safetensors_header.METADATA} for itself")
     try:
         header, order = safetensors_header.write(arrays, {**metadata, "format": "pt", **sparse_metadata.dumps(entries)})
     except ValueError as error:

@@ -69,6 +69,10 @@ class Checkpoint(ABC):
     def _mask(self, name: str) -> Mask | None:
         return None
 
+    def file_of(self, name: str) -> Path:
+        """The file with the tensor ``name``, one of several in a folder."""
+        return self.path
+
     def _require(self, name: str) -> None:
         if name not in self.tensors:
             close = difflib.get_close_matches(name, self.tensors, n=1)

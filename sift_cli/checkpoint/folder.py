@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,16 @@ def weight_files(folder: Path) -> list[Path]:
     raise Unreadable(
         folder, f"it is a folder without {WEIGHTS[0]} or {WEIGHTS[2]}", hint="name the checkpoint file inside it"
     )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of the lines "digest  name" for its configuration and weights."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = [path / "config.json", *weight_files(path)]
+    lines = "".join(f"{digest(file)}  {file.name}\n" for file in files if file.is_file())
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def open_folder(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
@@ -107,6 +118,9 @@ class FolderCheckpoint(Checkpoint):
 
     def _mask(self, name: str) -> Mask | None:
         return self.masks.get(name)
+
+    def file_of(self, name: str) -> Path:
+        return self._homes[name].path
 
     def close(self) -> None:
         for one in self._opened:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -43,6 +44,9 @@ class _Stripped(Checkpoint):
 
     def _mask(self, name: str) -> Mask | None:
         return self._inner.mask(self._cut + name)
+
+    def file_of(self, name: str) -> Path:
+        return self._inner.file_of(self._cut + name)
 
     def close(self) -> None:
         self._inner.close()

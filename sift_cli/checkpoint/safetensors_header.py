@@ -101,17 +101,24 @@ def write(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> tupl
     for name, array in arrays.items():
         if array.dtype not in DTYPE_NAMES:
             raise ValueError(f"{name} is {array.dtype}, which safetensors cannot hold")
-    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    return layout({name: (DTYPE_NAMES[array.dtype], array.shape) for name, array in arrays.items()}, metadata)
+
+
+def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+    """:func:`write` for tensors of which only dtype and shape are known yet.
+
+    Raises:
+        ValueError: A name is the metadata's, or no Unicode text.
+    """
+    if METADATA in tensors:
+        raise ValueError(f"safetensors keeps the name {METADATA} for itself")
+    order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name][0]].itemsize, name))
     items: dict[str, dict[str, Any]] = {}
     end = 0
     for name in order:
-        array = arrays[name]
-        items[name] = {
-            "dtype": DTYPE_NAMES[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [end, end + array.nbytes],
-        }
-        end += array.nbytes
+        dtype, shape = tensors[name]
+        begin, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
+        items[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     header: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))}
     header.update((name, items[name]) for name in sorted(items))
     return dumps(header), order

@@ -58,9 +58,14 @@ def save(model: TransformedModel, folder: Path, *, companions: Path | None = Non
     about = Manifest(model.plan, model.certificate, model.provenance)
     mask_file.write(folder / MASKS, model.masks, about.dumps())
     if companions is not None:
-        for name in COMPANIONS:
-            if (companions / name).is_file():
-                shutil.copyfile(companions / name, folder / name)
+        copy_companions(companions, folder)
+
+
+def copy_companions(source: Path, folder: Path, more: tuple[str, ...] = ()) -> None:
+    """Copy :data:`COMPANIONS` and ``more`` from one folder into another, as far as they are there."""
+    for name in (*COMPANIONS, *more):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def refusal(plan: TransformPlan) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,7 +14,7 @@ import numpy as np
 
 from sift_cli.checkpoint import open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.checkpoint.folder import weight_files
+from sift_cli.checkpoint.folder import digest
 from sift_cli.core.plan import METADATA_KEY, Architecture, InputSpec
 from sift_cli.errors import ModelError
 from sift_cli.models import fingerprints
@@ -101,7 +100,7 @@ def load(
             more = _fill(module, checkpoint, architecture) if weights else []
     facts = {
         "source": path.name,
-        "sha256": _digest(path),
+        "sha256": digest(path),
         "versions": _versions(architecture),
         "notes": [*notes, *more],
     }
@@ -127,16 +126,6 @@ def _load(plugin: ModuleType, checkpoint: Checkpoint, architecture: Architecture
         tensors[name] = array.astype(np.float32) if spec.is_floating_point else array
     module, notes = plugin.load(architecture.name, tensors, **architecture.kwargs)
     return module.float().eval(), [*_cast_notes(cast), *notes]
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file; of a folder, that of the lines "digest  name" for its configuration and weights."""
-    if path.is_file():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    files = [path / "config.json", *weight_files(path)]
-    lines = "".join(f"{_digest(file)}  {file.name}\n" for file in files if file.is_file())
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _loaded(

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from sift_cli.checkpoint import Checkpoint, open_checkpoint, stripped
+from sift_cli.checkpoint.sidebands import as_bools
 from sift_cli.core.masks import Mask
 from sift_cli.core.plan import AttachMask, TransformPlan
-from sift_cli.errors import Malformed, PlanError
+from sift_cli.errors import PlanError
 
 _SUFFIX = "_mask"
 
@@ -44,7 +45,7 @@ class GivenMasks(Mapping[str, Mask]):
             if name in view.tensors and (mask := view.mask(name)) is not None:
                 return mask
             if f"{name}{_SUFFIX}" in view.tensors:
-                return Mask.from_bool(self._bools(view.read(f"{name}{_SUFFIX}"), f"{name}{_SUFFIX}"))
+                return Mask.from_bool(as_bools(view, f"{name}{_SUFFIX}"))
             if name in view.tensors:
                 values = view.read(name)
                 return Mask.from_bool(values if values.dtype == np.bool_ else (values != 0) & (values == values))
@@ -55,11 +56,6 @@ class GivenMasks(Mapping[str, Mask]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-    def _bools(self, values: np.ndarray, name: str) -> np.ndarray:
-        if not ((values == 0) | (values == 1)).all():
-            raise Malformed(self.path, f"tensor {name!r}", "it is named as a mask and has values other than 0 and 1")
-        return values.astype(np.bool_)
 
 
 def bind(plan: TransformPlan, given: GivenMasks) -> TransformPlan:

@@ -152,8 +152,8 @@ def test_an_artifact_cannot_choose_code_to_run(sift: Sift, checkpoint: Path) -> 
     refused(sift("flops", "w.safetensors", "--arch", "os:getcwd"), 4, "nets:tiny_resnet")
 
 
-def test_densify_wants_an_artifact(sift: Sift, checkpoint: Path) -> None:
-    refused(sift("densify", checkpoint, "--arch", "nets:tiny_resnet", "-o", "d.pt"), 4, "nets:tiny_resnet")
+def test_densify_wants_masks(sift: Sift, checkpoint: Path) -> None:
+    refused(sift("densify", checkpoint, "-o", "d.pt"), 4, "is dense: it has no masks")
 
 
 def test_suffix_without_a_format(sift: Sift, checkpoint: Path) -> None:

@@ -1,0 +1,105 @@
+"""How files say which weights exist, beside the values of the weights: one file a way, found by the tensors alone.
+
+Every module here offers :class:`Sideband`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.errors import Malformed
+from sift_cli.registry import discover
+
+_SIDEBANDS = "sift_cli.checkpoint.sidebands"
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A weight with a mask, as it is in a file.
+
+    Attributes:
+        values: Name of the tensor that has its values.
+        mask: Name of the tensor that is its mask and that a dense model does not have; None where the values tell.
+        kept: Number of weights that the mask keeps.
+        read: Reads the weight as a new array, 0 where the mask does not keep it, and the mask as bools of its shape.
+    """
+
+    values: str
+    mask: str | None
+    kept: int
+    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+class Sideband(Protocol):
+    #: Whether the values of the weights are the mask too. Such a sideband is looked for where there is no other.
+    IN_VALUES: bool
+
+    @staticmethod
+    def find(checkpoint: Checkpoint) -> dict[str, Masked]:
+        """The weights that have a mask of this kind, by the names that a dense model has for them.
+
+        Every mask is read and checked, one at a time.
+
+        Raises:
+            Malformed: A mask is without its weight, does not fit it, or has other values than masks have.
+        """
+
+
+def find(checkpoint: Checkpoint) -> dict[str, dict[str, Masked]]:
+    """Name of the sideband → its weights, for all that ``checkpoint`` has; empty for a dense one.
+
+    Raises:
+        Malformed: See :meth:`Sideband.find`.
+    """
+    kinds = {name: cast(Sideband, module) for name, module in discover(_SIDEBANDS).items()}
+    for in_values in (False, True):
+        found = {
+            name: weights
+            for name, kind in kinds.items()
+            if kind.IN_VALUES is in_values and (weights := kind.find(checkpoint))
+        }
+        if found:
+            return found
+    return {}
+
+
+def as_bools(checkpoint: Checkpoint, mask: str) -> np.ndarray:
+    """The tensor ``mask`` as bools.
+
+    Raises:
+        Malformed: It has a value other than 0 and 1.
+    """
+    values = checkpoint.read(mask)
+    if values.dtype == np.bool_:
+        return values
+    if not ((values == 0) | (values == 1)).all():
+        raise Malformed(checkpoint.path, f"tensor {mask!r}", "it is named as a mask and has values other than 0 and 1")
+    return values.astype(np.bool_)
+
+
+def with_mask(checkpoint: Checkpoint, values: str, mask: str) -> Masked:
+    """The weight that is the product of two tensors, zeros with their signs as a multiplication leaves them.
+
+    Raises:
+        Malformed: The mask has another shape or other values than masks have.
+    """
+    weight, shape = checkpoint.tensors[values], checkpoint.tensors[mask].shape
+    if shape != weight.shape:
+        raise Malformed(
+            checkpoint.path, f"tensor {mask!r}", f"it is {list(shape)} and {values!r} is {list(weight.shape)}"
+        )
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        array, kept = checkpoint.read(values), as_bools(checkpoint, mask)
+        if weight.is_floating_point:
+            np.copysign(array.dtype.type(0), array, out=array, where=~kept)
+        else:
+            np.copyto(array, array.dtype.type(0), where=~kept)
+        return array, kept
+
+    return Masked(values, mask, int(np.count_nonzero(as_bools(checkpoint, mask))), read)
