@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from sift_cli.analysis import AnalysisReport
     from sift_cli.checkpoint.report import InspectReport
+    from sift_cli.core.half import Storage
+    from sift_cli.export.torch_file import Optimizer
     from sift_cli.flops.training import TrainingReport
     from sift_cli.models import LoadedModel
     from sift_cli.runtime import KernelReport
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from sift_cli.runtime.peers import OnnxRuntime
     from sift_cli.surgery import TransformedModel
     from sift_cli.surgery.given import GivenMasks
+    from sift_cli.verify.tuning import TunedLayer, Tuning
 
 ExportFormat = Literal["onnx", "safetensors", "folder"]
 Convention = Literal["macs", "official", "paper-gpt"]
@@ -44,11 +48,13 @@ class Written:
         path: The file or folder.
         certificate: What was measured on it.
         plan: The plan of the model in it, or None for a model that was not transformed.
+        tuned: What was measured of its sparse layers, where that was asked for.
     """
 
     path: Path
     certificate: Certificate
     plan: TransformPlan | None
+    tuned: tuple[TunedLayer, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -90,6 +96,23 @@ def inspect(path: str | Path, *, nonzeros: bool | None = None, allow_pickle: boo
         with open_checkpoint(Path(path), allow_pickle=allow_pickle) as checkpoint:
             found = replace(found, architecture=architecture_of(checkpoint) or configured_architecture(checkpoint.path))
     return found
+
+
+def analyze(
+    paths: Sequence[str | Path], *, inputs_first: Sequence[str] = (), allow_pickle: bool = False
+) -> AnalysisReport:
+    """Masks as graphs: Ramanujan gaps and weighted spectral gaps, and what changed from one checkpoint to the next.
+
+    Args:
+        paths, inputs_first, allow_pickle: See :func:`sift_cli.analysis.analyze`.
+
+    Raises:
+        CheckpointError: One of the files cannot be read.
+        ModelError: Nothing is sparse in them, or they are not of one model.
+    """
+    from sift_cli.analysis import analyze as of_series
+
+    return of_series(paths, inputs_first=inputs_first, allow_pickle=allow_pickle)
 
 
 def flops(
@@ -287,12 +310,15 @@ def export(
     *,
     format: ExportFormat | None = None,
     opset: int | None = None,
+    dtype: Storage = "fp32",
     force: bool = False,
     arch: str | None = None,
     allow_pickle: bool = False,
     input_shape: tuple[int, ...] | None = None,
     input_arrays: Mapping[str, np.ndarray] | None = None,
     min_sparsity: str | float | Fraction | None = None,
+    tune: bool = False,
+    threads: int | None = None,
 ) -> Written:
     """Write a model as ONNX, with sift's operators for masked layers, or as a safetensors artifact.
 
@@ -302,12 +328,18 @@ def export(
         format: "onnx", "safetensors", or "folder" for what ``from_pretrained`` loads; None takes it from the suffix of
             ``output``, and is a folder where ``source`` is one.
         opset: Version of the standard ONNX operators; None for the newest that all supported onnxruntimes load.
+        dtype: What weights are stored as, to be computed with in float32; the certificate has the error of "fp16" or
+            "bf16". Biases and norms stay float32.
         force, arch, allow_pickle, input_shape, input_arrays: As in :func:`transform`.
-        min_sparsity: Share of zeros from which on a layer of a pruned ONNX model becomes sparse, in [0, 1); None where
-            sift decides layer by layer.
+        min_sparsity: Share of zeros from which on a layer gets a sparse operator in ONNX, in [0, 1); None where sift
+            decides layer by layer.
+        tune: Measure on this machine which layers are faster dense, and which plan is the fastest for each of the
+            others, at the size of the input.
+        threads: Threads within an operator to tune for; None for one a core.
 
     Raises:
-        ExportError: The model cannot be written in this format.
+        ExportError: The model cannot be written in this format, or a weight is beyond the range of ``dtype``.
+        RuntimeUnavailable: There is no library to tune for.
         VerificationFailed: The file computes something else than the model; there is no file then.
     """
     from sift_cli.export import publishing
@@ -317,62 +349,157 @@ def export(
     format = format or ("folder" if publishing.is_folder(output, source) else _format_of(output))
     if format != "onnx" and opset is not None:
         raise ExportError("--opset is for --format onnx")
+    if format != "onnx" and (min_sparsity is not None or tune):
+        raise ExportError("--min-sparsity and --tune are for --format onnx")
+    if threads is not None and not tune:
+        raise ExportError("--threads is for --tune")
+    if format == "folder" and dtype != "fp32":
+        raise ExportError("--dtype is for a file; a folder is the library's, and float32")
     publishing.check(output, folder=format == "folder", force=force)
+    least = None if min_sparsity is None else float(parse_sparsity(min_sparsity))
+    tuning = _tuning(threads, least) if tune else None
     if format == "onnx" and _is_onnx(source):
         if opset is not None or arch is not None:
             raise ExportError(f"{source} is an ONNX graph, which keeps its opset and architecture")
         from sift_cli.verify.pruned_onnx import write_pruned
 
-        least = None if min_sparsity is None else float(parse_sparsity(min_sparsity))
         with atomic(output, force=force) as temporary:
             certificate = write_pruned(
-                Path(source), temporary, least=least, input_shape=input_shape, input_arrays=input_arrays
-            )
-        return Written(output, certificate, None)
-    if min_sparsity is not None:
-        raise ExportError("--min-sparsity is for a pruned ONNX model; other models have masks")
+                Path(source), temporary, least=least, tuning=tuning, dtype=dtype, input_shape=input_shape,
+                input_arrays=input_arrays,
+            )  # fmt: skip
+        return Written(output, certificate, None, tuning.layers if tuning else ())
     model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_arrays)
     if format == "onnx":
         from sift_cli.verify.onnx_export import write_onnx
 
         with atomic(output, force=force) as temporary:
-            certificate = write_onnx(model, temporary, opset=opset or OPSET)
+            certificate = write_onnx(model, temporary, opset=opset or OPSET, dtype=dtype, least=least, tuning=tuning)
     else:
         model = _artifact(model, source)
         with publishing.published(output, folder=format == "folder", force=force) as temporary:
-            certificate = _rewrite(model, temporary, publishing.companions_of(source))
-    return Written(output, certificate, getattr(model, "plan", None))
+            certificate = _rewrite(model, temporary, publishing.companions_of(source), dtype)
+    return Written(output, certificate, getattr(model, "plan", None), tuning.layers if tuning else ())
 
 
-def densify(source: str | Path, output: str | Path, *, force: bool = False, arch: str | None = None) -> Written:
-    """Drop the masks of an artifact and keep the zeros: a plain dense model, ready for dense fine-tuning.
+def _tuning(threads: int | None, least: float | None) -> Tuning:
+    from sift_cli.runtime import library_path
+    from sift_cli.verify.tuning import Tuning
 
-    The tensors are identical to the bit. A ``.safetensors`` keeps the plan in its metadata and can be loaded by
-    :func:`load`; a ``.pt`` is a bare state_dict written by ``torch.save``, for a model of these widths of your own.
+    library_path()  # without it there is nothing to measure
+    return Tuning(threads=threads, least=least)
+
+
+def densify(
+    source: str | Path,
+    output: str | Path,
+    *,
+    revive: str = "zero",
+    seed: int = 0,
+    optimizer: Optimizer = "reset",
+    force: bool = False,
+    arch: str | None = None,
+    allow_pickle: bool = False,
+) -> Written:
+    """Drop the masks of a model and keep the zeros: a plain dense model, ready for dense fine-tuning.
+
+    What a mask kept is identical to the bit. Only an artifact is loaded as a model; any other file is rewritten one
+    tensor at a time and needs no architecture.
+
+    Args:
+        source: Artifact; or a checkpoint or folder of transformers with masks of :mod:`sift_cli.checkpoint.sidebands`.
+        output: ``.safetensors``, whose metadata tell what it was; ``.pt``, in the structure of a ``.pt`` that it comes
+            from, else a bare state_dict; without a suffix a folder, if ``source`` is one.
+        revive: What weights begin with that no mask kept: "zero", "normal" or "normal(STD)".
+        seed: Seed of such a draw.
+        optimizer: "reset" empties the state of an optimizer in a ``.pt``; "carry" keeps it, 0 at the weights that come
+            back.
+        force: Replace the output if it exists.
+        arch, allow_pickle: As in :func:`load`.
 
     Raises:
-        ModelError: ``source`` is no artifact.
+        ModelError: ``source`` has no masks, or its optimizer's state cannot be carried.
+        CheckpointError: It cannot be read, or its masks are none.
+        VerificationFailed: Something that was kept differs in what was read back; there is no output then.
     """
-    from sift_cli.export import publishing
-    from sift_cli.export.artifact import densified, load_state_dict, save_state_dict
+    from sift_cli.checkpoint import open_checkpoint
+    from sift_cli.checkpoint.dense import DenseView
+    from sift_cli.checkpoint.folder import digest
+    from sift_cli.core.revival import Revival
+    from sift_cli.export import artifact, manifest, publishing
+    from sift_cli.verify.densified import write_densified
     from sift_cli.verify.rewritten import certify_rewritten
 
-    output = Path(output)
+    source, output = Path(source), Path(output)
+    revival = Revival.parse(revive, seed)
     folder = publishing.is_folder(output, source)
+    by_torch = not folder and output.suffix != ".safetensors"
     publishing.check(output, folder=folder, force=force)
-    if not folder and output.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+    if by_torch and output.suffix not in (".pt", ".pth", ".bin"):
         raise ExportError(
             f"{output} is neither .safetensors nor .pt", hint="name the output by the format it is to have"
         )
+    if optimizer == "carry" and not by_torch:
+        raise ExportError(f"{output} has no place for the state of an optimizer", hint="name a .pt file")
+    with open_checkpoint(source, allow_pickle=allow_pickle) as checkpoint:
+        if checkpoint.format == "onnx":
+            raise ModelError(
+                f"{source} is an ONNX graph, which is not trained", hint="give the checkpoint that it was exported from"
+            )
+        if not manifest.is_artifact(checkpoint.metadata):
+            view = DenseView(checkpoint, revival)
+            with publishing.published(output, folder=folder, force=force) as temporary:
+                certificate = write_densified(
+                    view, temporary, by_torch=by_torch, optimizer=optimizer, allow_pickle=allow_pickle
+                )
+            return Written(output, certificate, None)
+    if optimizer == "carry":
+        raise ModelError(f"{source} has no state of an optimizer to carry", hint="leave out --optimizer carry")
     model = _artifact(_open(source, arch=arch), source)
-    dense = densified(model)
+    about = {"source": source.name, "sha256": digest(source), **revival.about()}
+    dense = artifact.densified(model, revival, about)
     with publishing.published(output, folder=folder, force=force) as temporary:
-        if folder or output.suffix == ".safetensors":
-            certificate = _rewrite(dense, temporary, publishing.companions_of(source))
+        if by_torch:
+            artifact.save_state_dict(dense, temporary)
+            certificate = certify_rewritten(dense, artifact.load_state_dict(temporary, dense.plan), {})
         else:
-            save_state_dict(dense, temporary)
-            certificate = certify_rewritten(dense, load_state_dict(temporary, dense.plan), dense.masks)
+            artifact.save(dense, temporary, companions=publishing.companions_of(source))
+            read = artifact.load(temporary, arch=dense.plan.architecture.callable)
+            certificate = certify_rewritten(dense, read.module, read.masks)
+        if revival.std is not None:  # it computes what the model with masks did not
+            certificate = Certificate(tuple(claim for claim in certificate.claims if claim.name != "same_function"))
+        if not by_torch:
+            artifact.add_certificate(temporary, certificate)
     return Written(output, certificate, dense.plan)
+
+
+def save(
+    model: nn.Module, output: str | Path, *, like: str | Path, force: bool = False, arch: str | None = None
+) -> Written:
+    """Write a model after its training as an artifact: its weights and its masks as they are now, measured again.
+
+    Args:
+        model: A model from :func:`load`, trained; it may be compiled or in DistributedDataParallel.
+        output: The artifact to write, a file or a folder as in :func:`transform`.
+        like: The artifact that it was loaded from, which has its architecture and its plan.
+        force: Replace a file that exists.
+        arch: As in :func:`load`.
+
+    Raises:
+        ModelError: ``like`` is no artifact or one of another model, or the masks keep another number of weights now.
+        VerificationFailed: A promise of the plan does not hold any more; there is no file then.
+        OutputError: The file cannot be written.
+    """
+    from sift_cli.export import publishing
+    from sift_cli.training.finished import finished
+
+    output = Path(output)
+    folder = publishing.is_folder(output, like)
+    publishing.check(output, folder=folder, force=force)
+    trained = finished(_artifact(_open(like, arch=arch), like), model)
+    with publishing.published(output, folder=folder, force=force) as temporary:
+        certificate = _rewrite(trained, temporary, publishing.companions_of(like))
+    return Written(output, certificate, trained.plan)
 
 
 @dataclass(frozen=True)
@@ -679,7 +806,7 @@ def _format_of(output: Path) -> ExportFormat:
     raise ExportError(f"the suffix of {output} tells no format", hint="pass --format onnx or --format safetensors")
 
 
-def _rewrite(model: TransformedModel, temporary: Path, companions: Path | None) -> Certificate:
+def _rewrite(model: TransformedModel, temporary: Path, companions: Path | None, dtype: Storage = "fp32") -> Certificate:
     """Write ``model`` again, verify what was read back, and store that.
 
     Nothing is taken over from an older certificate: that is what a file says of itself.
@@ -690,12 +817,16 @@ def _rewrite(model: TransformedModel, temporary: Path, companions: Path | None) 
     from sift_cli.registry import discover
     from sift_cli.verify import Evidence, macs_claim, require
     from sift_cli.verify.evidence import CHECKS
-    from sift_cli.verify.rewritten import certify_rewritten
+    from sift_cli.verify.rewritten import certify_half, certify_rewritten
 
     architecture = model.plan.architecture
-    artifact.save(model, temporary, companions=companions)
+    exact, model = model, artifact.rounded(model, dtype)
+    artifact.save(model, temporary, companions=companions, dtype=dtype)
     read = artifact.load(temporary, arch=architecture.callable)
-    certificate = certify_rewritten(model, read.module, read.masks)
+    if dtype == "fp32":
+        certificate = certify_rewritten(model, read.module, read.masks)
+    else:
+        certificate = certify_half(exact, model, read.module, read.masks, dtype)
     if model.masks.keys() == model.plan.masked.keys():
         # The original's MACs take its shapes and none of its weights.
         specs = model.plan.inputs

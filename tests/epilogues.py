@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import DTypeLike
 from onnx import TensorProto, helper, numpy_helper
 
 from sift_cli import runtime
@@ -27,7 +28,7 @@ _EPS = float(np.finfo(np.float32).eps)
 
 
 class Layer:
-    """The operator ``name`` with random weights, half of them kept.
+    """The operator ``name`` with random weights, half of them kept, stored as ``dtype``.
 
     Attributes:
         inputs: What a model of it is fed: X, and a residual where it adds one.
@@ -35,7 +36,7 @@ class Layer:
         shape: What its output has.
     """
 
-    def __init__(self, name: str, *, seed: int = 0) -> None:
+    def __init__(self, name: str, *, seed: int = 0, dtype: DTypeLike = np.float32) -> None:
         rng = np.random.default_rng(seed)
         self.name, self.is_conv, self.adds = name, "Conv" in name, "Add" in name
         self.activation = name.removeprefix("SparseConv").removeprefix("SparseLinear").removeprefix("Add")
@@ -43,10 +44,11 @@ class Layer:
             ((6, 2, 3, 2), (2, 4, 5, 8), (2, 6, 4, 5)) if self.is_conv else ((6, 9), (2, 3, 9), (2, 3, 6))
         )
         self.kept = rng.random(shape) < 0.5
-        self.weight = (rng.standard_normal(shape) * self.kept).astype(np.float32)
+        weight = (rng.standard_normal(shape) * self.kept).astype(np.float32).astype(dtype)
+        self.weight = weight.astype(np.float32)
         self.parts = {
             "bitmask": np.packbits(self.kept.reshape(-1), bitorder="little"),
-            "values": self.weight[self.kept],
+            "values": weight[self.kept],
             "bias": rng.standard_normal(6).astype(np.float32),
         }
         self.inputs = {"X": rng.standard_normal(x).astype(np.float32)}

@@ -46,7 +46,9 @@ void bench(const std::string& title, const Shape& shape, size_t rows, size_t col
     std::vector<float> y(out);
 
     auto begin = Clock::now();
-    const auto prepared = kernel.prepare(kernel.representative(shape), {rows, columns, bitmask.data(), values.data()});
+    const Shape representative = kernel.representative(shape);
+    const auto prepared = kernel.prepare(representative, {rows, columns, bitmask.data(), values.data()},
+                                         kernel.plans(representative, kept).front());
     const double prepare = milliseconds(begin);
     const auto scratch = sift::Scratch::shared();
     sift::NoWorkers workers;

@@ -6,6 +6,7 @@
 
 #include "dispatch/isa.h"
 #include "dispatch/peak.h"
+#include "dispatch/ways.h"
 #include "ops/node.h"
 #include "ops/ops.h"
 #include "ops/report.h"
@@ -31,6 +32,25 @@ OrtCustomOpDomain* domain(const OrtApi* table) {
     found = made;
   }
   return found;
+}
+
+size_t write(const std::string& text, char* out, size_t size) {
+  if (out && size) {
+    const size_t copied = std::min(text.size(), size - 1);
+    text.copy(out, copied);
+    out[copied] = '\0';
+  }
+  return text.size() + 1;
+}
+
+template <class Shape>
+std::string plans(const Shape& shape, size_t kept) {
+  std::string text;
+  for (const sift::Way<Shape>& way : sift::ways(shape, kept)) {
+    const sift::StoredWay stored{sift::cpu(), shape.sizes(), way.kernel->name, way.plan};
+    text += (text.empty() ? "\"" : ",\"") + sift::to_string(stored) + "\"";
+  }
+  return "[" + text + "]";
 }
 
 }  // namespace
@@ -63,14 +83,29 @@ double sift_peak_gflops(void) {
 
 void sift_watch(uint64_t token) { sift::watch(token); }
 
-size_t sift_report(uint64_t token, char* out, size_t size) {
-  const std::string text = sift::report(token);
-  if (out && size) {
-    const size_t copied = std::min(text.size(), size - 1);
-    text.copy(out, copied);
-    out[copied] = '\0';
+size_t sift_report(uint64_t token, char* out, size_t size) { return write(sift::report(token), out, size); }
+
+const char* sift_cpu(void) {
+  try {
+    return sift::cpu().c_str();
+  } catch (const std::exception&) {  // SIFT_FORCE_ISA is wrong, which every session says
+    return "";
   }
-  return text.size() + 1;
+}
+
+size_t sift_plans(const int64_t* shape, size_t count, uint64_t kept, char* out, size_t size) {
+  try {
+    const int64_t* s = shape;
+    if (count == 3) return write(plans(sift::LinearShape{s[0], s[1], s[2]}, kept), out, size);
+    if (count == 16) {
+      return write(plans(sift::ConvShape{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11],
+                                         s[12], s[13], s[14], s[15]},
+                         kept),
+                   out, size);
+    }
+  } catch (const std::exception&) {  // as above
+  }
+  return write("[]", out, size);
 }
 
 }  // extern "C"

@@ -67,13 +67,15 @@ struct Subject {
 
 std::vector<Subject> subjects(size_t width) {
   const std::vector<uint8_t> bitmask((width + 7) / 8);
+  const sift::Weights empty{width, 1, bitmask.data(), nullptr};
   const sift::LinearShape shape{1, static_cast<int64_t>(width), 1};
   const auto& available = sift::available_isas();
   std::vector<Subject> found;
   for (const auto& kernel : sift::kernels<sift::LinearShape>()) {
     const std::string title = std::string(kernel.name) + "/" + sift::name(kernel.isa);
     if (!std::count(available.begin(), available.end(), kernel.isa) || !kernel.supports(shape)) continue;
-    found.push_back({title, kernel.prepare(kernel.representative(shape), {width, 1, bitmask.data(), nullptr})});
+    const auto representative = kernel.representative(shape);
+    found.push_back({title, kernel.prepare(representative, empty, kernel.plans(representative, 0).front())});
   }
   return found;
 }

@@ -10,10 +10,11 @@
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "dispatch/kernel.h"
+#include "kernels/arranged.h"
+#include "threads.h"
 
 namespace {
 
@@ -91,21 +92,6 @@ Exact exact(const ConvShape& s, const Matrix& matrix, const float* bias, const f
   return result;
 }
 
-// Any number of threads, to see that the tasks of one call do not depend on each other.
-class Threads final : public sift::Workers {
-  void parallel_for(void (*task)(void*, size_t), size_t count, void* shared) override {
-    std::vector<std::thread> threads;
-    for (size_t t = 0; t < 3; ++t) {
-      threads.emplace_back([=] {
-        for (size_t i = count; i-- > 0;) {
-          if (i % 3 == t) task(shared, i);
-        }
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
-  }
-};
-
 std::vector<float> normals(size_t count, std::mt19937& random, bool special) {
   std::normal_distribution<float> normal;
   std::vector<float> values(count);
@@ -128,6 +114,48 @@ class Unaligned {
  private:
   std::vector<float> floats_;
 };
+
+// Floats where vectors may be loaded, every one as `value`.
+class Aligned {
+ public:
+  Aligned(size_t size, float value) : size_(size), floats_(size + 16, value) {}
+  float* data() {
+    const auto address = reinterpret_cast<uintptr_t>(floats_.data());
+    return floats_.data() + (64 - address % 64) % 64 / sizeof(float);
+  }
+  size_t size() const { return size_; }
+
+ private:
+  size_t size_;
+  std::vector<float> floats_;
+};
+
+// Calls visit(number of the float, number of the pixel in the plain image) for all that an arranged image stores;
+// pixels around the image are -1.
+template <class Visit>
+void each_arranged(size_t lanes, const sift::ArrangedImage& a, size_t images, int64_t channels, int64_t height,
+                   int64_t width, const sift::Halo& halo, const Visit& visit) {
+  size_t index = 0;
+  for (size_t group = 0; group * a.images < images; ++group) {
+    for (size_t tile = 0; tile < a.tiles; ++tile) {
+      for (size_t row = 0; row < a.rows; ++row) {
+        for (int64_t channel = 0; channel <= channels; ++channel) {
+          for (size_t cell = 0; cell < a.cells; ++cell) {
+            for (size_t lane = 0; lane < lanes; ++lane, ++index) {
+              const size_t image = group * a.images + lane / (a.down * a.across);
+              const auto y = static_cast<int64_t>(lane / a.across % a.down * a.patch_h + row) - halo.top;
+              const auto x = static_cast<int64_t>(lane % a.across * a.patch_w + tile * a.columns + cell) - halo.left;
+              if (image >= images) continue;
+              const bool inside = channel < channels && y >= 0 && y < height && x >= 0 && x < width;
+              const int64_t pixel = ((static_cast<int64_t>(image) * channels + channel) * height + y) * width + x;
+              visit(index, inside ? pixel : -1);
+            }
+          }
+        }
+      }
+    }
+  }
+}
 
 struct Case {
   bool biased;
@@ -160,29 +188,168 @@ struct Problem {
     return want.matches(found);
   }
 
+  void expect(const std::vector<Exact>& wants, const std::vector<float>& y, const std::string& how) const {
+    for (size_t index = 0; index < y.size(); ++index) {
+      if (!matches(wants[index], index, y[index])) {
+        throw std::runtime_error(how + ": output " + std::to_string(index) + " is " + std::to_string(y[index]) +
+                                 ", not " + std::to_string(wants[index].sum));
+      }
+    }
+  }
+
   // Runs alone, then with threads, which must give the same bits; y begins as a value no output has.
   std::vector<float> run(const sift::Prepared& prepared, size_t count) const {
     const auto scratch = sift::Scratch::shared();
+    const std::vector<float> untouched(residual.size(), 1e30f);
+    Unaligned input(x), y(untouched), added(residual);
     sift::NoWorkers alone;
-    Threads threads;
-    Unaligned input(x), y(std::vector<float>(residual.size(), 1e30f)),
-        again(std::vector<float>(residual.size(), 1e30f));
-    Unaligned added(residual);
     sift::Epilogue epilogue;
     epilogue.bias = bias_or_null();
     if (which.adds()) epilogue.residual = added.data();
     if (which.relu()) epilogue.activation = sift::Activation::kRelu;
     prepared.run(epilogue, input.data(), y.data(), count, alone, *scratch);
-    prepared.run(epilogue, input.data(), again.data(), count, threads, *scratch);
     const size_t size = residual.size();
-    if (size > 0 && std::memcmp(y.data(), again.data(), size * sizeof(float)) != 0)
-      throw std::runtime_error("threads change the result");
+    for (const size_t count_of_threads : {2, 3}) {
+      sift::Threads threads(count_of_threads);
+      Unaligned again(untouched);
+      prepared.run(epilogue, input.data(), again.data(), count, threads, *scratch);
+      if (size > 0 && std::memcmp(y.data(), again.data(), size * sizeof(float)) != 0)
+        throw std::runtime_error("threads change the result");
+    }
     return {y.data(), y.data() + size};
+  }
+
+  // As `run`, with those tensors arranged that the shape says.
+  std::vector<float> run_arranged(const sift::Prepared& prepared, const ConvShape& s, size_t lanes,
+                                  size_t count) const {
+    const int64_t height = s.out_height(), width = s.out_width();
+    const auto arranged = [&](const std::vector<float>& plain, int64_t channels, const sift::Halo& halo) {
+      const sift::ArrangedImage image(lanes, s.images, channels, height, width, halo);
+      Aligned result(image.floats(count), 0.0f);
+      each_arranged(lanes, image, count, channels, height, width, halo, [&](size_t at, int64_t pixel) {
+        if (pixel >= 0) result.data()[at] = plain[static_cast<size_t>(pixel)];
+      });
+      return result;
+    };
+    Unaligned plain_x(x), plain_y(std::vector<float>(residual.size(), 1e30f)), plain_residual(residual);
+    Aligned lanes_x = arranged(s.arranged_x ? x : std::vector<float>{}, s.arranged_x ? s.channels : 0, s.halo());
+    Aligned lanes_residual = arranged(residual, s.filters, s.halo_residual);
+    const sift::ArrangedImage image(lanes, s.images, s.filters, height, width, s.halo_y);
+    sift::Epilogue epilogue;
+    epilogue.bias = bias_or_null();
+    if (which.adds()) epilogue.residual = s.arranged_residual ? lanes_residual.data() : plain_residual.data();
+    if (which.relu()) epilogue.activation = sift::Activation::kRelu;
+    const auto scratch = sift::Scratch::shared();
+    std::vector<float> first;
+    sift::NoWorkers alone;
+    sift::Threads two(2), three(3);
+    for (sift::Workers* workers : {static_cast<sift::Workers*>(&alone), static_cast<sift::Workers*>(&two),
+                                   static_cast<sift::Workers*>(&three)}) {
+      Aligned lanes_y(s.arranged_y ? image.floats(count) : 0, 1e30f);
+      prepared.run(epilogue, s.arranged_x ? lanes_x.data() : plain_x.data(),
+                   s.arranged_y ? lanes_y.data() : plain_y.data(), count, *workers, *scratch);
+      std::vector<float> y(plain_y.data(), plain_y.data() + residual.size());
+      if (s.arranged_y) {
+        each_arranged(lanes, image, count, s.filters, height, width, s.halo_y, [&](size_t at, int64_t pixel) {
+          const float value = lanes_y.data()[at];
+          if (pixel < 0 && (value != 0 || std::signbit(value))) throw std::runtime_error("no zero around the image");
+          if (pixel >= 0) {
+            float& seen = y[static_cast<size_t>(pixel)];
+            if (seen != 1e30f && std::memcmp(&seen, &value, sizeof(value)) != 0) {
+              throw std::runtime_error("a halo is not its pixel");
+            }
+            seen = value;
+          }
+        });
+      }
+      if (!first.empty() && std::memcmp(first.data(), y.data(), y.size() * sizeof(float)) != 0) {
+        throw std::runtime_error("threads change the result");
+      }
+      first = y;
+    }
+    return first;
+  }
+
+  std::vector<float> run_arranged(const sift::Prepared& prepared, const LinearShape& s, size_t lanes,
+                                  size_t count) const {
+    const auto place = [&](int64_t features, size_t token, int64_t feature) {
+      const sift::ArrangedTokens tokens(lanes, s.tokens, features);
+      const size_t row = tokens.columns * lanes;
+      return token / row * tokens.tile_pitch + static_cast<size_t>(feature) * row + token % row;
+    };
+    const auto floats = [&](int64_t features) { return sift::ArrangedTokens(lanes, s.tokens, features).floats(count); };
+    Aligned lanes_x(floats(s.inputs), 0.0f), lanes_y(floats(s.outputs), 1e30f);
+    for (size_t token = 0; token < count; ++token) {
+      for (int64_t k = 0; k < s.inputs; ++k) {
+        lanes_x.data()[place(s.inputs, token, k)] = x[token * static_cast<size_t>(s.inputs) + static_cast<size_t>(k)];
+      }
+    }
+    Unaligned plain_x(x), plain_y(std::vector<float>(residual.size(), 1e30f)), plain_residual(residual);
+    sift::Epilogue epilogue;
+    epilogue.bias = bias_or_null();
+    if (which.adds()) epilogue.residual = plain_residual.data();
+    if (which.relu()) epilogue.activation = sift::Activation::kRelu;
+    sift::Threads threads(3);
+    prepared.run(epilogue, s.arranged_x ? lanes_x.data() : plain_x.data(),
+                 s.arranged_y ? lanes_y.data() : plain_y.data(), count, threads, *sift::Scratch::shared());
+    std::vector<float> y(plain_y.data(), plain_y.data() + residual.size());
+    if (!s.arranged_y) return y;
+    for (size_t token = 0; token < count; ++token) {
+      for (int64_t n = 0; n < s.outputs; ++n) {
+        y[token * static_cast<size_t>(s.outputs) + static_cast<size_t>(n)] = lanes_y.data()[place(s.outputs, token, n)];
+      }
+    }
+    for (size_t token = 0; token < count; ++token) {
+      if (lanes_y.data()[place(s.outputs, token, s.outputs)] != 0) {
+        throw std::runtime_error("no zeros behind the outputs");
+      }
+    }
+    return y;
   }
 
   const Case which;
   std::vector<float> x, bias, residual;
 };
+
+// Which of a case's tensors are arranged, of those that may be: as many ways in turn as there are.
+ConvShape arranged(ConvShape s, const Case& c) {
+  const unsigned ways = 1 + c.seed % 7;
+  const sift::Halo halo = s.halo();
+  const bool same = s.stride_h == 1 && s.stride_w == 1 && s.bottom == halo.bottom && s.right == halo.right &&
+                    halo.bottom >= 0 && halo.right >= 0;
+  s.arranged_x = (ways & 1) && same;
+  s.arranged_y = ways & 2;
+  s.arranged_residual = (ways & 4) && c.adds();
+  if (s.arranged_y) s.halo_y = {c.seed % 3, c.seed % 2, c.seed % 4, c.seed % 5};
+  if (s.arranged_residual) s.halo_residual = {c.seed % 2, c.seed % 3, 0, 1};
+  return s;
+}
+
+LinearShape arranged(LinearShape s, const Case& c) {
+  s.arranged_x = c.seed % 3 != 0;
+  s.arranged_y = c.seed % 3 != 1 && !c.adds();
+  return s;
+}
+
+constexpr size_t kCases = 20;  // a shape
+
+// The plan that the kernel prefers, and of the others one in kCases: in about as many cases as there are, each.
+template <class Shape>
+void compare(const Kernel<Shape>& kernel, const Shape& s, const Matrix& matrix, const Problem& problem, size_t count,
+             const std::vector<Exact>& wants) {
+  const Shape shape = kernel.representative(s);
+  const std::vector<sift::Plan> plans = kernel.plans(shape, matrix.values.size());
+  for (size_t plan = 0; plan < plans.size(); plan = plan ? plan + kCases : 1 + problem.which.seed % kCases) {
+    const auto prepared = kernel.prepare(shape, matrix.weights(), plans[plan]);
+    problem.expect(wants, problem.run(*prepared, count), "plan " + std::to_string(plan));
+  }
+  Shape lanes = arranged(s, problem.which);
+  if (!lanes.arranged() || !kernel.supports(lanes) || count == 0) return;
+  lanes = kernel.representative(lanes);
+  const std::vector<sift::Plan> few = kernel.plans(lanes, matrix.values.size());
+  const auto prepared = kernel.prepare(lanes, matrix.weights(), few[problem.which.seed % few.size()]);
+  problem.expect(wants, problem.run_arranged(*prepared, lanes, sift::lanes_of(kernel.isa).width, count), "arranged");
+}
 
 void check(const Kernel<ConvShape>& kernel, const ConvShape& s, size_t images, const Case& c) {
   std::mt19937 random(c.seed);
@@ -192,31 +359,24 @@ void check(const Kernel<ConvShape>& kernel, const ConvShape& s, size_t images, c
   const int64_t out_h = s.out_height(), out_w = s.out_width();
   const size_t size = images * static_cast<size_t>(s.filters * out_h * out_w);
   const Problem problem(c, matrix.rows, images * image, size, random);
-  const auto prepared = kernel.prepare(kernel.representative(s), matrix.weights());
-  const std::vector<float> y = problem.run(*prepared, images);
-  size_t index = 0;
+  std::vector<Exact> wants;
   for (size_t n = 0; n < images; ++n) {
     for (int64_t m = 0; m < s.filters; ++m) {
       for (int64_t row = 0; row < out_h; ++row) {
-        for (int64_t column = 0; column < out_w; ++column, ++index) {
-          const Exact want = exact(s, matrix, problem.bias_or_null(), problem.x.data() + n * image, m, row, column);
-          if (!problem.matches(want, index, y[index])) {
-            throw std::runtime_error("image " + std::to_string(n) + " filter " + std::to_string(m) + " at " +
-                                     std::to_string(row) + "," + std::to_string(column) + " is " +
-                                     std::to_string(y[index]) + ", not " + std::to_string(want.sum));
-          }
+        for (int64_t column = 0; column < out_w; ++column) {
+          wants.push_back(exact(s, matrix, problem.bias_or_null(), problem.x.data() + n * image, m, row, column));
         }
       }
     }
   }
+  compare(kernel, s, matrix, problem, images, wants);
 }
 
 void check(const Kernel<LinearShape>& kernel, const LinearShape& s, size_t tokens, const Case& c) {
   std::mt19937 random(c.seed);
   const Matrix matrix(static_cast<size_t>(s.outputs), static_cast<size_t>(s.inputs), c.fill, random);
   const Problem problem(c, matrix.rows, tokens * matrix.columns, tokens * matrix.rows, random);
-  const auto prepared = kernel.prepare(kernel.representative(s), matrix.weights());
-  const std::vector<float> y = problem.run(*prepared, tokens);
+  std::vector<Exact> wants;
   for (size_t t = 0; t < tokens; ++t) {
     for (size_t n = 0; n < matrix.rows; ++n) {
       Exact want;
@@ -225,12 +385,10 @@ void check(const Kernel<LinearShape>& kernel, const LinearShape& s, size_t token
         if (matrix.kept[n * matrix.columns + k])
           want.add(static_cast<double>(matrix.dense[n * matrix.columns + k]) * problem.x[t * matrix.columns + k]);
       }
-      if (!problem.matches(want, t * matrix.rows + n, y[t * matrix.rows + n])) {
-        throw std::runtime_error("token " + std::to_string(t) + " output " + std::to_string(n) + " is " +
-                                 std::to_string(y[t * matrix.rows + n]) + ", not " + std::to_string(want.sum));
-      }
+      wants.push_back(want);
     }
   }
+  compare(kernel, s, matrix, problem, tokens, wants);
 }
 
 ConvShape conv(int64_t channels, int64_t height, int64_t width, int64_t filters, int64_t kernel, int64_t stride = 1,
@@ -364,7 +522,8 @@ size_t check_rules() {
   try {
     const float value = 1;
     const uint8_t bit = 1;
-    sift::choose(huge).prepare(huge, {1, 4, &bit, &value});
+    const auto& kernel = sift::choose(huge);
+    kernel.prepare(huge, {1, 4, &bit, &value}, kernel.plans(huge, 1).front());
     expect(false, "planes of 2^32 elements are refused");
   } catch (const std::length_error&) {
   }

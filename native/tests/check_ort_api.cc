@@ -25,6 +25,10 @@ template <class T>
 struct Plain<T, true> {
   using type = int;
 };
+template <class T>
+struct Plain<T*, false> {
+  using type = typename Plain<T>::type*;
+};
 template <>
 struct Plain<const real::CustomOp*, false> {
   using type = const ort::CustomOp*;
@@ -88,8 +92,11 @@ static_assert(ORT_FAIL == static_cast<OrtErrorCode>(ort::kFail));
 static_assert(ORT_INVALID_ARGUMENT == static_cast<OrtErrorCode>(ort::kInvalidArgument));
 static_assert(ORT_NOT_IMPLEMENTED == static_cast<OrtErrorCode>(ort::kNotImplemented));
 static_assert(ORT_INVALID_GRAPH == static_cast<OrtErrorCode>(ort::kInvalidGraph));
+static_assert(ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED == static_cast<ONNXTensorElementDataType>(ort::kUndefined));
 static_assert(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT == static_cast<ONNXTensorElementDataType>(ort::kFloat));
 static_assert(ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 == static_cast<ONNXTensorElementDataType>(ort::kUint8));
+static_assert(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 == static_cast<ONNXTensorElementDataType>(ort::kFloat16));
+static_assert(ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 == static_cast<ONNXTensorElementDataType>(ort::kBFloat16));
 static_assert(INPUT_OUTPUT_REQUIRED == static_cast<OrtCustomOpInputOutputCharacteristic>(ort::kRequired));
 static_assert(INPUT_OUTPUT_OPTIONAL == static_cast<OrtCustomOpInputOutputCharacteristic>(ort::kOptional));
 static_assert(OrtMemTypeDefault == static_cast<OrtMemType>(0));

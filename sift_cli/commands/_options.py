@@ -87,7 +87,7 @@ MinSparsity = Annotated[
     Fraction | None,
     typer.Option(
         parser=_sparsity, metavar="S", show_default=False,
-        help="Make every layer of a pruned ONNX model sparse that has this share of zeros.",
+        help="Make every layer of an ONNX model sparse that has this share of zeros, and no other.",
     ),
 ]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="Seed of masks and weights.", min=0, max=2**63 - 1)]

@@ -93,8 +93,16 @@ def certificate(measured: Certificate) -> None:
 def written(result: Written, output: Path) -> None:
     """A file that was written, with its certificate."""
     if _json:
-        data({**result.certificate.to_json(), "output": str(output), "bytes": result.bytes})
+        tuned = {"tuned": [layer.to_json() for layer in result.tuned]} if result.tuned else {}
+        data({**result.certificate.to_json(), **tuned, "output": str(output), "bytes": result.bytes})
         return
+    if result.tuned:
+        rows = [
+            [layer.layer, len(layer.weights), *(f"{1e3 * s:.3f}" for s in (layer.dense, layer.usual, layer.best)),
+             layer.decision]
+            for layer in result.tuned
+        ]  # fmt: skip
+        table("tuned", ["layer", "weights", "dense ms", "usual ms", "best ms", "decision"], rows)
     certificate(result.certificate)
     text(f"wrote {output} ({size(result.bytes)})")
 

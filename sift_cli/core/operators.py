@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 
 DOMAIN = "sift"
+#: The function that makes the dense weight of a layer that stays dense: it has no kernel.
+DENSE_WEIGHT = "DenseWeight"
 
 
 @dataclass(frozen=True)

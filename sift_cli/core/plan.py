@@ -22,7 +22,9 @@ METADATA_KEY = "sift.plan"
 
 #: Arguments that an architecture in a file may have, integers and bools. Constructors take others, which open files
 #: (timm's ``checkpoint_path``); a file cannot ask for those.
-ARGUMENTS = frozenset({"num_classes", "in_chans", "img_size", "image_size", "aux_logits"})
+ARGUMENTS = frozenset(
+    {"num_classes", "in_chans", "img_size", "image_size", "aux_logits", "width", "zero_init_residual"}
+)
 
 
 @dataclass(frozen=True)

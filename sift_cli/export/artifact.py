@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,10 @@ from sift_cli.checkpoint import artifact, open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.folder import MASKS, FolderCheckpoint
 from sift_cli.core.certificate import Certificate
+from sift_cli.core.half import Storage, halved, is_matrix, widened
 from sift_cli.core.masks import MaskSet
 from sift_cli.core.plan import FillTensor, ReplaceLayer, ResizeAxis, SetAttribute, SetConfig, TransformPlan
+from sift_cli.core.revival import ZERO, Revival
 from sift_cli.errors import ExportError, Malformed, ModelError, PlanError, VerificationFailed
 from sift_cli.export import folder, manifest
 from sift_cli.export.manifest import Manifest
@@ -28,13 +32,14 @@ from sift_cli.models.ties import tie, tied
 from sift_cli.surgery import TransformedModel, apply_edits, attach_masks, without_masks
 
 
-def save(model: TransformedModel, path: Path, *, companions: Path | None = None) -> None:
+def save(model: TransformedModel, path: Path, *, companions: Path | None = None, dtype: Storage = "fp32") -> None:
     """Write ``model`` to exactly ``path``: masked tensors sparse, the rest dense, plan and certificate in the metadata.
 
     Args:
         model: The model.
         path: A file; or an empty folder, see :func:`sift_cli.export.folder.save`.
         companions: Folder whose tokenizer and generation configuration go into a folder.
+        dtype: What a file stores weights as. :func:`load` gives back float32, with the numbers of :func:`rounded`.
 
     Raises:
         ExportError: A tensor cannot be stored, or the model cannot be a folder.
@@ -48,8 +53,35 @@ def save(model: TransformedModel, path: Path, *, companions: Path | None = None)
         for name, tensor in model.module.state_dict().items()
         if name not in ties
     }
+    if dtype != "fp32":
+        weights = _weights(model)
+        tensors |= {name: halved(name, tensors[name], dtype) for name in weights.keys() & tensors.keys()}
     about = Manifest(model.plan, model.certificate, model.provenance)
     artifact.write(path, tensors, model.masks, about.dumps())
+
+
+def rounded(model: TransformedModel, dtype: Storage) -> TransformedModel:
+    """The same model with the numbers that :func:`save` stores as ``dtype``; itself for "fp32".
+
+    Raises:
+        ExportError: A weight is beyond the range of ``dtype``.
+    """
+    if dtype == "fp32":
+        return model
+    result = replace(model, module=copy.deepcopy(model.module))
+    for name, weight in _weights(result).items():
+        weight.data = torch.from_numpy(widened(halved(name, weight.detach().numpy(), dtype)))
+    return result
+
+
+def _weights(model: TransformedModel) -> dict[str, nn.Parameter]:
+    """What half precision is for, by name."""
+    parameters = model.module.named_parameters(remove_duplicate=False)
+    return {
+        name: parameter
+        for name, parameter in parameters
+        if parameter.dtype == torch.float32 and (name in model.masks or is_matrix(parameter.shape))
+    }
 
 
 def check_folder(plan: TransformPlan) -> None:
@@ -72,8 +104,8 @@ def add_certificate(path: Path, certificate: Certificate) -> None:
     before = _tensor_bytes(file)
     artifact.add_metadata(file, {manifest.CERTIFICATE: manifest.dump(certificate.to_json())})
     with open_checkpoint(path) as checkpoint:
-        kept = manifest.loads(checkpoint.metadata, path).certificate
-    if kept.to_json() != certificate.to_json() or _tensor_bytes(file) != before:
+        kept = checkpoint.metadata[manifest.CERTIFICATE]
+    if kept != manifest.dump(certificate.to_json()) or _tensor_bytes(file) != before:
         raise VerificationFailed("the file changed when its certificate was written into it", certificate)
 
 
@@ -121,7 +153,7 @@ def load(
             module = _module(about.plan, checkpoint)
         if masks and {name: mask.nonzero for name, mask in masks.items()} != about.plan.masked:
             raise Malformed(path, "its masks", "they keep other weights than its plan says")
-    attach_masks(module, masks)
+    attach_masks(module, masks, about.plan)
     inputs, _ = chosen_inputs(module, about.plan.inputs, input_shape, input_arrays)
     return TransformedModel(module.eval(), masks, about.plan, inputs, about.provenance, about.certificate)
 
@@ -146,7 +178,7 @@ def _module(plan: TransformPlan, checkpoint: Checkpoint) -> nn.Module:
         seed = int(plan.options["seed"])
         resized = _resized(build(plan.architecture, seed=seed), plan, checkpoint.path, stored=expected.keys())
     state = resized.state_dict()  # it knows its modules' versions: torchvision's MNASNet refuses a plain dict
-    state.update({name: torch.from_numpy(checkpoint.read(name)) for name in expected})
+    state.update({name: torch.from_numpy(widened(checkpoint.read(name))) for name in expected})
     for name in ties:
         state.pop(name, None)
     resized.load_state_dict(state, assign=True, strict=not ties)
@@ -169,14 +201,25 @@ def _resized(module: nn.Module, plan: TransformPlan, path: Path, stored: Collect
     return resized
 
 
-def densified(model: TransformedModel) -> TransformedModel:
+def densified(
+    model: TransformedModel, revival: Revival = ZERO, about: Mapping[str, Any] | None = None
+) -> TransformedModel:
     """The same model without masks: zeros stay where they were, and every weight may change from here on (SPDF).
 
-    The provenance keeps how sparse each weight was.
+    The provenance keeps how sparse each weight was, and ``about``.
+
+    Args:
+        revival: What the weights begin with that the masks do not keep.
     """
+    module = without_masks(model.module)
+    for name, mask in model.masks.items():
+        parameter = module.get_parameter(name)
+        values = parameter.detach().numpy().copy()
+        revival.fill(name, values, mask.to_bool())
+        parameter.data = torch.from_numpy(values)
     was = {name: 1 - mask.density for name, mask in model.masks.items()}
-    provenance = {**model.provenance, "densified": {"was_sparse": was}}
-    return replace(model, module=without_masks(model.module), masks=MaskSet(), provenance=provenance)
+    provenance = {**model.provenance, "densified": {"was_sparse": was, **(about or {})}}
+    return replace(model, module=module, masks=MaskSet(), provenance=provenance)
 
 
 def save_state_dict(model: TransformedModel, path: Path) -> None:

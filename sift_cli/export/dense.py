@@ -6,20 +6,20 @@ of sift's, no decoding at load. It is as large as the dense model.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import inliner, numpy_helper
 
-from sift_cli.core.operators import DOMAIN
+from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
 from sift_cli.errors import ExportError
 from sift_cli.sparsity.formats import bitmask
 
 #: What the fallback functions call the weight that they decode.
 _WEIGHT = "weight"
-#: Which inputs of an operator are its bitmask and its values.
-_PARTS = slice(1, 3)
+#: Which inputs of an operator, and of DenseWeight, are its bitmask and its values.
+_PARTS, _PARTS_ALONE = slice(1, 3), slice(0, 2)
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -36,10 +36,16 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(model)
     graph = result.graph
     functions = {function.name: function for function in result.functions if function.domain == DOMAIN}
+    if DENSE_WEIGHT in functions:
+        result.functions.remove(functions.pop(DENSE_WEIGHT))
     stored = {tensor.name: tensor for tensor in graph.initializer}
     parts: set[str] = set()
     weights: dict[str, np.ndarray] = {}
     names: dict[tuple[object, ...], str] = {}
+    for node in [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, DENSE_WEIGHT)]:
+        weights[node.output[0]] = _decode(node, node.input[_PARTS_ALONE], stored)
+        parts.update(node.input)
+        graph.node.remove(node)
     for node in graph.node:
         if node.domain != DOMAIN:
             continue
@@ -47,7 +53,7 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
             raise ExportError(f"{node.op_type} {node.name!r} has no fallback function in the model")
         key = (*node.input[_PARTS], _weight_shape(node))
         if key not in names:
-            weight = _decode(node, stored)
+            weight = _decode(node, node.input[_PARTS], stored)
             names[key] = _unused(node.input[_PARTS][1].removesuffix(".values"), stored.keys() | weights.keys())
             weights[names[key]] = weight
         parts.update(node.input[_PARTS])
@@ -81,9 +87,9 @@ def _weight_shape(node: onnx.NodeProto) -> tuple[int, ...]:
     return next((tuple(item.ints) for item in node.attribute if item.name == "weight_shape"), ())
 
 
-def _decode(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> np.ndarray:
+def _decode(node: onnx.NodeProto, named: Sequence[str], stored: Mapping[str, onnx.TensorProto]) -> np.ndarray:
     try:
-        bits, values = (numpy_helper.to_array(stored[name]) for name in node.input[_PARTS])
+        bits, values = (numpy_helper.to_array(stored[name]) for name in named)
         parts = {"bitmask": bits, "values": values.astype(np.float32)}
         return bitmask.decode(parts, _weight_shape(node), np.dtype(np.float32))
     except KeyError as error:

@@ -24,7 +24,9 @@ from sift_cli.core.masks import Mask
 from sift_cli.core.operators import DOMAIN
 from sift_cli.errors import ExportError
 from sift_cli.export import fallback
+from sift_cli.export.arranging import arrange
 from sift_cli.export.fusion import fuse
+from sift_cli.export.layer_plans import Decide, LayerPlans, by_estimate, keep_dense, set_plans
 from sift_cli.models.calling import Inputs, call, map_inputs, named, names_of, own_buffers, primary, tensors_of
 from sift_cli.models.ties import tied
 
@@ -43,6 +45,7 @@ def to_onnx(
     *,
     opset: int = OPSET,
     any_length: bool = False,
+    decide: Decide | None = None,
 ) -> onnx.ModelProto:
     """Export ``module`` in eval mode, with a dynamic batch axis.
 
@@ -52,12 +55,13 @@ def to_onnx(
     Args:
         module: The model; left as it is.
         inputs: Example inputs, batch first.
-        masks: Masks by weight name. Each masked 2-D convolution and linear layer becomes a sift operator; a masked
-            weight of another kind stays dense.
+        masks: Masks by weight name. A masked 2-D convolution or linear layer becomes a sift operator, or a standard
+            one whose weight is stored sparse; a masked weight of another kind stays dense.
         metadata: Written into the model's ``metadata_props``.
         opset: Version of the standard operators, 18 to 23.
         any_length: Make the length of token inputs dynamic too, where the model's code allows it; :func:`lengths` has
             the names of the axes. Where it does not, sift's logger says so.
+        decide: Which layers become sift operators; None estimates where that is faster.
 
     Returns:
         The model, weights inside.
@@ -73,17 +77,39 @@ def to_onnx(
         _lower(model, masks, after_optimizer=False)
         _optimize(model)
     _lower(model, masks, after_optimizer=True)
-    fuse(model)
     _drop_unused(model.graph)
     _forget_sources(model)
+    lowered = ir.to_proto(model)
+    lowered.ir_version = IR_VERSION if opset <= OPSET else lowered.ir_version
+    lowered.producer_name, lowered.producer_version = "sift", __version__
+    onnx.helper.set_model_props(lowered, dict(metadata))
+    if not masks:
+        return lowered
+    sparse = _finished(lowered, LayerPlans(), opset)
+    decided = (decide or estimating(inputs))(sparse)
+    if decided.dense or decided.plans:
+        sparse = _finished(lowered, decided, opset)
+    arrange(sparse)
+    return sparse
+
+
+def estimating(inputs: Inputs, least: float | None = None) -> Decide:
+    """Decide about layers by estimates for ``inputs``, or by the share ``least`` of zeros alone."""
+    return by_estimate(least, {"batch": tensors_of(inputs)[0].shape[0], **lengths(inputs)})
+
+
+def _finished(lowered: onnx.ModelProto, decided: LayerPlans, opset: int) -> onnx.ModelProto:
+    """``lowered``, in which all layers are sparse that can be, as it was ``decided``."""
+    model = ir.from_proto(lowered)
+    keep_dense(model, decided.dense)
+    fuse(model)
+    set_plans(model, decided.plans)
+    _drop_unused(model.graph)
     proto = ir.to_proto(model)
     used = {node.op_type for node in proto.graph.node if node.domain == DOMAIN}
     if used:
         del proto.functions[:]
         proto.functions.extend(fallback.functions(used, opset))
-    proto.ir_version = IR_VERSION if opset <= OPSET else proto.ir_version
-    proto.producer_name, proto.producer_version = "sift", __version__
-    onnx.helper.set_model_props(proto, dict(metadata))
     return proto
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from sift_cli.core.operators import DOMAIN, Operator, operator_of
 
-X, VALUES, BIAS, RESIDUAL = 0, 2, 3, 4
+X, BITMASK, VALUES, BIAS, RESIDUAL = range(5)
 Shape = list[int | str | None]
 
 
@@ -31,6 +31,14 @@ class SparseNode:
     @property
     def weight_shape(self) -> Sequence[int]:
         return self.node.attributes["weight_shape"].as_ints()
+
+    @property
+    def weight_name(self) -> str:
+        """The name of the weight that is stored as a bitmask and values."""
+        bitmask = self.node.inputs[BITMASK]
+        assert bitmask is not None
+        assert bitmask.name is not None
+        return bitmask.name.removesuffix(".bitmask")
 
     @property
     def user(self) -> ir.Node | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import onnx
 
 from sift_cli.core.counts import FlopReport, LayerCount, uncounted_from
-from sift_cli.core.operators import DOMAIN, OPERATORS, operator_of
+from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN, OPERATORS, operator_of
 from sift_cli.core.plan import METADATA_KEY, TransformPlan
 from sift_cli.errors import Malformed
 from sift_cli.flops import onnx_graph
@@ -27,7 +27,7 @@ _FREE_OPERATORS = """
 """
 
 
-_FREE = frozenset(_FREE_OPERATORS.split())
+_FREE = frozenset(_FREE_OPERATORS.split()) | {f"{DOMAIN}.{DENSE_WEIGHT}"}
 
 
 class _Unknown(Exception):
@@ -53,7 +53,8 @@ class _Product(NamedTuple):
 def count_onnx(source: onnx.ModelProto | str | Path, *, dims: Mapping[str, int] | None = None) -> FlopReport:
     """MACs of one run of an ONNX model, by node, in the graph's order.
 
-    A sift operator counts sparse by the number of values it stores, any other constant weight by its nonzero elements.
+    A weight that sift stores sparse counts by the number of its values, any other constant weight by its nonzero
+    elements.
     In a model that sift transformed only those weights can be sparse that its plan masked: the others are whole, also
     where a value is 0.
     Subgraphs (``If``, ``Loop``) are not entered: they are listed as uncounted, like every operator that computes
@@ -77,8 +78,9 @@ def count_onnx(source: onnx.ModelProto | str | Path, *, dims: Mapping[str, int] 
             uncounted.update(operator.epilogue)
         formula = _FORMULAS.get((domain, node.op_type))
         if formula is None:
-            if domain or node.op_type not in _FREE:
-                uncounted[f"{domain}.{node.op_type}" if domain else node.op_type] += 1
+            name = f"{domain}.{node.op_type}" if domain else node.op_type
+            if name not in _FREE:
+                uncounted[name] += 1
             continue
         try:
             products = list(formula(node, graph))

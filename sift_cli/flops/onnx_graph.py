@@ -18,7 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 
-from sift_cli.core.operators import DOMAIN, OPERATORS, operator_of
+from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN, OPERATORS
 from sift_cli.errors import Malformed, ModelError, Unreadable
 from sift_cli.flops.onnx_constants import folded
 
@@ -124,7 +124,7 @@ def weight_shape(node: onnx.NodeProto) -> tuple[int, ...]:
     shape = attribute(node, "weight_shape")
     if not shape or min(shape) < 1 or max(shape) >= 2**31:
         raise ModelError(f"{node.op_type} {node.name!r} has no usable attribute weight_shape: {shape}", node=node.name)
-    if len(node.input) < 3:
+    if len(node.input) < (2 if node.op_type == DENSE_WEIGHT else 3):
         raise ModelError(f"{node.op_type} {node.name!r} lacks its bitmask or its values", node=node.name)
     if attribute(node, "group", 1) < 1 or min(attribute(node, "strides", [1])) < 1:
         raise ModelError(f"{node.op_type} {node.name!r} has a group or a stride below 1", node=node.name)
@@ -141,9 +141,10 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    if all(operator_of(function.domain, function.name) for function in model.functions):
+    ours = [(DOMAIN, name) for name in (*OPERATORS, DENSE_WEIGHT)]
+    if all((function.domain, function.name) in ours for function in model.functions):
         return model
-    return inliner.inline_selected_functions(model, [(DOMAIN, name) for name in OPERATORS], exclude=True)
+    return inliner.inline_selected_functions(model, ours, exclude=True)
 
 
 def _binding(graph: onnx.GraphProto, dims: Mapping[str, int]) -> dict[str, int]:
@@ -249,6 +250,11 @@ def _sparse_linear(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> I
     return (helper.make_node("MatMul", [node.input[0], weight], node.output),)
 
 
+def _dense_weight(node: onnx.NodeProto, inputs: list[onnx.ValueInfoProto]) -> Iterable[onnx.NodeProto]:
+    inputs.append(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, weight_shape(node)))
+    return ()
+
+
 def _fused(op: str, attributes: tuple[str, ...]) -> Callable[..., Iterable[onnx.NodeProto]]:
     """An operator of onnxruntime that is a standard one and an activation."""
 
@@ -293,6 +299,7 @@ _RULES: dict[tuple[str, str], Callable[..., Iterable[onnx.NodeProto]]] = {
         (DOMAIN, name): _sparse_conv if operator.layer == "Conv" else _sparse_linear
         for name, operator in OPERATORS.items()
     },
+    (DOMAIN, DENSE_WEIGHT): _dense_weight,
     (MICROSOFT, "FusedConv"): _fused("Conv", _WINDOW),
     (MICROSOFT, "FusedGemm"): _fused("Gemm", ("transA", "transB")),
     (MICROSOFT, "FusedMatMul"): _fused_matmul,

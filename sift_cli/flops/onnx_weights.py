@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sift_cli.flops.onnx_graph import Graph, attribute
+from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
+from sift_cli.flops.onnx_graph import Graph, attribute, weight_shape
 
 # Operators whose output has the elements of their first input.
 _SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
@@ -15,7 +16,7 @@ _SAME_ELEMENTS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze",
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant operand: the tensor it comes from, its elements, and those that are not zero."""
+    """A constant operand: the tensor it comes from, its elements, and those that are not zero, or are stored."""
 
     name: str
     numel: int
@@ -48,6 +49,11 @@ class Weights:
             Malformed: Its data cannot be read.
         """
         while (node := self._made_by.get(name)) is not None and node.op_type != "Constant":
+            if (node.domain, node.op_type) == (DOMAIN, DENSE_WEIGHT):
+                shape, values = weight_shape(node), self._dense.get(node.input[1])
+                if values is None:
+                    return None
+                return Weight(values.name.removesuffix(".values"), math.prod(shape), math.prod(values.dims))
             if node.op_type == "DequantizeLinear":
                 zero_point = node.input[2] if len(node.input) > 2 else ""
             elif node.op_type not in _SAME_ELEMENTS:

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ def _load(path: str) -> ctypes.CDLL:
         library.sift_watch.restype = None
         library.sift_report.argtypes = [ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t]
         library.sift_report.restype = ctypes.c_size_t
+        library.sift_cpu.restype = ctypes.c_char_p
+        library.sift_plans.argtypes = [
+            ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t
+        ]  # fmt: skip
+        library.sift_plans.restype = ctypes.c_size_t
     except (OSError, AttributeError) as error:
         raise RuntimeUnavailable(
             f"{path} is not a library of sift that this machine can load: {error}",
@@ -85,6 +90,43 @@ def peak_gflops() -> float | None:
     return float(measure()) or None
 
 
+def cpu() -> str:
+    """This processor as plans name it, with the instruction set that kernels use: "GenuineIntel/6/143/avx512".
+
+    Raises:
+        RuntimeUnavailable: There is no library, or it does not load.
+    """
+    text: bytes = _load(library_path()).sift_cpu()
+    return text.decode()
+
+
+def plans(shape: Sequence[int], kept: int) -> list[str]:
+    """Ways to compute a layer here, as texts for the attribute ``plan`` of its node: first the usual one, then others,
+    the likely ones first.
+
+    Args:
+        shape: inputs, outputs, rows; or channels, height, width, filters, kernel (down, across), strides, dilations,
+            pads (top, left, bottom, right), groups, images.
+        kept: Kept weights.
+
+    Raises:
+        RuntimeUnavailable: There is no library, or it does not load.
+    """
+    library, numbers = _load(library_path()), (ctypes.c_int64 * len(shape))(*shape)
+    return _json(lambda out, size: library.sift_plans(numbers, len(shape), kept, out, size))
+
+
+def _json(write: Callable[[Any, int], int]) -> list[Any]:
+    """What the library writes in JSON."""
+    size = write(None, 0)
+    while True:
+        text = ctypes.create_string_buffer(size)
+        need = write(text, size)
+        if need <= size:  # a run between the two calls may have made a report longer
+            return list(json.loads(text.value.decode(errors="replace")))
+        size = need
+
+
 class Watch:
     """The op instances that one session created, as the library lists them while the session lives."""
 
@@ -94,13 +136,7 @@ class Watch:
 
     def report(self) -> list[dict[str, Any]]:
         """The library's own account, one entry a living op instance, in order of creation (see ``sift.h``)."""
-        size = self._library.sift_report(self._token, None, 0)
-        while True:
-            text = ctypes.create_string_buffer(size)
-            need = self._library.sift_report(self._token, text, size)
-            if need <= size:  # a run between the two calls may have made it longer
-                return list(json.loads(text.value))
-            size = need
+        return _json(lambda out, size: self._library.sift_report(self._token, out, size))
 
 
 @contextmanager

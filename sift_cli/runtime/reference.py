@@ -16,7 +16,8 @@ def decode_bitmask(bitmask: np.ndarray, values: np.ndarray, shape: Sequence[int]
     Args:
         bitmask: uint8 ``[ceil(n / 8)]``, n the product of ``shape``. Element i of the weight in row-major order is kept
             iff bit ``i % 8`` (least significant first) of byte ``i // 8`` is set; unused bits of the last byte are 0.
-        values: ``[kept]``, the kept weights in that order. A kept weight may be 0.
+        values: ``[kept]``, the kept weights in that order, in operators float32, float16 or bfloat16. A kept weight may
+            be 0.
         shape: Shape of the weight.
 
     Returns:

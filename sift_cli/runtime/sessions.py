@@ -175,8 +175,10 @@ def _check_readable(path: str) -> None:
 
 
 def _open(ort: Any, source: str | bytes, options: Any) -> Any:
-    try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    try:  # without its second try, which it announces on the terminal
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except UnicodeDecodeError:
+        raise _malformed(source, "its graph", "a name in it is not UTF-8") from None
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime."):
             raise
@@ -197,6 +199,10 @@ def _refusal(source: str | bytes, error: Exception) -> SiftError:
         return RuntimeUnavailable(f"onnxruntime is too old for the model: {why}", hint="pip install -U onnxruntime")
     op = re.match(r"(Sparse\w+ node '.*?'): (.*)", why)
     at, why = (op[1], op[2]) if op else ("its graph", why)
+    return _malformed(source, at, why)
+
+
+def _malformed(source: str | bytes, at: str, why: str) -> Malformed:
     return Malformed("the model" if isinstance(source, bytes) else source, at, why)
 
 

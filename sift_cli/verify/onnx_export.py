@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,41 +13,68 @@ from torch import nn
 
 from sift_cli.checkpoint import Checkpoint, open_checkpoint
 from sift_cli.core.certificate import Certificate, Claim, claim
+from sift_cli.core.half import Storage
 from sift_cli.core.masks import Mask
-from sift_cli.errors import ExportError, RuntimeUnavailable, VerificationFailed
+from sift_cli.errors import ExportError, VerificationFailed
+from sift_cli.export.half import with_weights
+from sift_cli.export.layer_plans import Decide, LayerPlans
 from sift_cli.export.manifest import Manifest
-from sift_cli.export.onnx import is_tokens, lengths, to_onnx
+from sift_cli.export.onnx import estimating, is_tokens, lengths, to_onnx
 from sift_cli.export.onnx_file import write
 from sift_cli.flops import count_module, count_onnx
 from sift_cli.models import LoadedModel
 from sift_cli.models.calling import Inputs, call, map_inputs, primary, random_like, specs_of, tensors_of
 from sift_cli.models.precise import InDouble
-from sift_cli.runtime import library_path, session
+from sift_cli.runtime import session
 from sift_cli.surgery import TransformedModel
 from sift_cli.verify.evidence import macs_claim, require
+from sift_cli.verify.feeds import Feed
 from sift_cli.verify.functions import doubled
+from sift_cli.verify.half import half_claims, of_float32
 from sift_cli.verify.onnx_counts import exported_macs
+from sift_cli.verify.outputs import BOUND, ROUNDINGS, ways
 from sift_cli.verify.probe import hidden_layers, lively, needless
+from sift_cli.verify.tuning import Tuning
 from sift_cli.widths import output_axis
 
-#: Largest difference between torch and onnxruntime in float32, as a part of the largest output.
-BOUND = 1e-4
-#: The difference may be this many times what rounding to float32 costs torch, if that is more.
-ROUNDINGS = 4
 BATCHES = (1, 5)
 
 
-def write_onnx(model: LoadedModel | TransformedModel, path: Path, *, opset: int) -> Certificate:
+def write_onnx(
+    model: LoadedModel | TransformedModel,
+    path: Path,
+    *,
+    opset: int,
+    dtype: Storage = "fp32",
+    least: float | None = None,
+    tuning: Tuning | None = None,
+) -> Certificate:
     """Export ``model`` to exactly ``path`` and verify the file.
 
+    Args:
+        model: The model.
+        path: The file to write.
+        opset: Version of the standard operators.
+        dtype: What the weights are stored as. Half precision is measured on top of the float32 file.
+        least: Share of zeros from which on a masked layer becomes a sparse operator; None where sift decides.
+        tuning: Decides by measuring, in the place of ``least``.
+
     Raises:
-        ExportError: The model cannot be exported.
+        ExportError: The model cannot be exported, or a weight is beyond the range of ``dtype``.
         VerificationFailed: The file does not count or compute what the model does.
     """
     masks = model.masks if isinstance(model, TransformedModel) else {}
-    proto = to_onnx(model.module, model.inputs, masks, {}, opset=opset, any_length=True)
-    write(proto, path)
-    certificate = require(Certificate(tuple(_measure(model, path, opset))))
+    measuring = tuning.on(lambda graph: _example(graph, model.inputs)) if tuning else None
+    decide = _once(measuring or estimating(model.inputs, least))
+    exact = to_onnx(model.module, model.inputs, masks, {}, opset=opset, any_length=True, decide=decide)
+    proto = with_weights(exact, dtype)
+    write(exact, path)
+    claims = list(_measure(model, path, opset, decide))
+    if proto is not exact:
+        write(proto, path)
+        examples = [_example(exact, random_like(model.inputs, size, seed=size)) for size in BATCHES]
+        claims = [*of_float32(claims), *half_claims(exact, path, dtype, examples)]
+    certificate = require(Certificate(tuple(claims)))
     if isinstance(model, TransformedModel):
         about = Manifest(model.plan, certificate, model.provenance)
         measured = onnx.load(path).graph.SerializeToString(deterministic=True)
@@ -59,7 +85,18 @@ def write_onnx(model: LoadedModel | TransformedModel, path: Path, *, opset: int)
     return certificate
 
 
-def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int) -> Iterator[Claim]:
+def _once(decide: Decide) -> Decide:
+    made: list[LayerPlans] = []
+
+    def first(model: onnx.ModelProto) -> LayerPlans:
+        if not made:
+            made.append(decide(model))
+        return made[0]
+
+    return first
+
+
+def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int, decide: Decide) -> Iterator[Claim]:
     try:
         onnx.checker.check_model(path, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -69,7 +106,7 @@ def _measure(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
         if [spec.shape for spec in specs_of(model.inputs)] == [spec.shape for spec in model.plan.inputs]:
             yield _macs(model, path)
         yield _cardinality(model, path)
-    yield from _outputs(model, path, opset)
+    yield from _outputs(model, path, opset, decide)
 
 
 def _macs(model: TransformedModel, path: Path) -> Claim:
@@ -117,16 +154,7 @@ def _same_mask(file: Checkpoint, name: str, mask: Mask, module: nn.Module) -> bo
     return np.array_equal(stored.to_bool(), kept.T if inputs_first else kept)
 
 
-def ways() -> dict[str, bool]:
-    """How a file can be run here: whether with the library, by name, the best way last."""
-    found = {"onnxruntime without sift": False}
-    with contextlib.suppress(RuntimeUnavailable):  # a file for another machine; nothing is claimed of kernels then
-        library_path()
-        found["onnxruntime with sift"] = True
-    return found
-
-
-def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int) -> Iterator[Claim]:
+def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int, decide: Decide) -> Iterator[Claim]:
     for counter, library in ways().items():
         yield from _compare(model.module, model.inputs, session(path, library=library), BATCHES, counter)
     masks = model.masks if isinstance(model, TransformedModel) else {}
@@ -134,7 +162,7 @@ def _outputs(model: LoadedModel | TransformedModel, path: Path, opset: int) -> I
         # The same export of the same masks, from a copy whose every layer reaches the output. One way to run it is
         # enough: the other decodes the same bits.
         visible = lively(model.module, model.inputs)
-        graph = to_onnx(visible, model.inputs, masks, {}, opset=opset).SerializeToString()
+        graph = to_onnx(visible, model.inputs, masks, {}, opset=opset, decide=decide).SerializeToString()
         counter, library = list(ways().items())[-1]
         run = session(graph, library=library)
         yield from _compare(visible, model.inputs, run, (2,), f"{counter}, norms at random")
@@ -159,8 +187,7 @@ def _compare(
             inputs = map_inputs(lambda t: t[:, : t.shape[1] // 2 + 1] if is_tokens(t, halved) else t, inputs)
         with torch.no_grad():
             wanted = [tensor.numpy() for tensor in primary(call(module, inputs))]
-        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors_of(inputs), strict=True)}
-        got = run.run(None, feed)
+        got = run.run(None, _feed(names, inputs))
         before += (shapes := [list(array.shape) for array in wanted])
         after += [list(array.shape) for array in got]
         if after[-len(shapes) :] == shapes:
@@ -178,6 +205,14 @@ def _compare(
             bound=f"at most {bound:.2g} of the largest output, batches of {' and '.join(map(str, sizes))}",
             counter=counter,
         )
+
+
+def _example(graph: onnx.ModelProto, inputs: Inputs) -> Feed:
+    return _feed([value.name for value in graph.graph.input], inputs)
+
+
+def _feed(names: Sequence[str], inputs: Inputs) -> Feed:
+    return {name: tensor.numpy() for name, tensor in zip(names, tensors_of(inputs), strict=True)}
 
 
 def _rounding(module: nn.Module, examples: Inputs) -> float:

@@ -15,9 +15,12 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 from sift_cli import __version__
 from sift_cli.checkpoint import open_checkpoint
 from sift_cli.core.certificate import Certificate, Claim, claim
-from sift_cli.core.operators import DOMAIN
+from sift_cli.core.half import Storage
 from sift_cli.errors import ModelError
 from sift_cli.export import manifest
+from sift_cli.export.arranging import arrange
+from sift_cli.export.half import with_weights
+from sift_cli.export.layer_plans import Decide, LayerPlans
 from sift_cli.export.onnx_file import fits, write
 from sift_cli.export.pruned import SparseWeight, sparsified
 from sift_cli.export.pruned.source import read
@@ -25,11 +28,14 @@ from sift_cli.flops import count_onnx
 from sift_cli.runtime import session
 from sift_cli.verify.evidence import require
 from sift_cli.verify.feeds import Feed, feeds
-from sift_cli.verify.onnx_export import BOUND, ROUNDINGS, ways
+from sift_cli.verify.half import half_claims, of_float32
+from sift_cli.verify.outputs import BOUND, ROUNDINGS, Outputs, difference, outputs, showing, sparse_outputs, ways
+from sift_cli.verify.tuning import Tuning
 
+#: With fewer zeros no layer has been seen to be faster sparse.
+_TRIED = 0.3
 #: No rounding excuses a larger part: nothing would be left of the claim.
 WORST = 1e-2
-Outputs = Sequence[np.ndarray]
 
 
 def write_pruned(
@@ -37,6 +43,8 @@ def write_pruned(
     path: Path,
     *,
     least: float | None = None,
+    tuning: Tuning | None = None,
+    dtype: Storage = "fp32",
     input_shape: tuple[int, ...] | None = None,
     input_arrays: Mapping[str, np.ndarray] | None = None,
 ) -> Certificate:
@@ -46,21 +54,34 @@ def write_pruned(
         source: An ONNX file.
         path: The file to write.
         least: Share of zeros from which on a weight becomes sparse; None where sift decides.
+        tuning: Decides by measuring, where there is no ``least``, and finds plans.
+        dtype: What its weights are stored as. Half precision is measured on top of the float32 file.
         input_shape, input_arrays: What to run both on, see :func:`~sift_cli.verify.feeds.feeds`.
 
     Raises:
         CheckpointError: The source cannot be read.
         RuntimeUnavailable: onnxruntime does not know an operator of the source.
-        ExportError: No layer becomes sparse, the source does not run, or the result does not fit into one file.
+        ExportError: No layer becomes sparse, the source does not run, a weight is beyond the range of ``dtype``, or the
+            result does not fit into one file.
         VerificationFailed: The file does not compute what the source does.
     """
     model = read(source)
     before = session(source, library=False)
-    sparse, weights = sparsified(model, source, least=least)
     examples = feeds(before, shape=input_shape, arrays=input_arrays)
+    dims = _dims(before, examples[0])
+    decided = None
+    if tuning is not None:
+        least = _TRIED if least is None else least
+        decided = _of_source(tuning.on(lambda _: examples[0]), *sparsified(model, source, least=least))
+    sparse, weights = sparsified(model, source, least=least, dims=dims, decided=decided)
+    arrange(sparse)
+    written = with_weights(sparse, dtype)
     write(sparse, path)
-    claims = [_masks(model, path, weights), *_macs(source, path, before, examples[0])]
+    claims = [_masks(model, path, weights), *_macs(source, path, dims)]
     claims += [*_outputs(source, path, before, examples), *_layers(model, sparse, examples)]
+    if written is not sparse:
+        write(written, path)
+        claims = [*of_float32(claims), *half_claims(sparse, path, dtype, examples)]
     certificate = require(Certificate(tuple(claims)))
     with open(source, "rb") as file:
         about = {
@@ -69,9 +90,16 @@ def write_pruned(
             "versions": {"sift": __version__, "onnx": onnx.__version__},
             "notes": [f"{len(weights)} weights of a pruned model are stored sparse"],
         }
-    _add_metadata(sparse, {manifest.CERTIFICATE: certificate.to_json(), manifest.PROVENANCE: about})
-    write(sparse, path)
+    _add_metadata(written, {manifest.CERTIFICATE: certificate.to_json(), manifest.PROVENANCE: about})
+    write(written, path)
     return certificate
+
+
+def _of_source(decide: Decide, sparse: onnx.ModelProto, weights: Sequence[SparseWeight]) -> LayerPlans:
+    """What is decided about ``sparse``, by the weights' names in its source."""
+    decided = decide(sparse)
+    plans = [(weight.source, decided.plans[weight.stored]) for weight in weights if weight.stored in decided.plans]
+    return LayerPlans(frozenset(one.source for one in weights if one.stored in decided.dense), dict(plans))
 
 
 def _add_metadata(model: onnx.ModelProto, documents: Mapping[str, Mapping[str, Any]]) -> None:
@@ -95,14 +123,18 @@ def _masks(model: onnx.ModelProto, path: Path, weights: Sequence[SparseWeight]) 
     )  # fmt: skip
 
 
-def _macs(source: Path, path: Path, run: InferenceSession, example: Feed) -> Iterator[Claim]:
-    """MACs on nonzero weights, for a model whose shapes can be worked out from those of its inputs."""
-    dims = {
+def _dims(run: InferenceSession, example: Feed) -> dict[str, int]:
+    """Sizes of the axes that the model leaves open."""
+    return {
         axis: size
         for node in run.get_inputs()
         for axis, size in zip(node.shape, example[node.name].shape, strict=True)
         if isinstance(axis, str)
     }
+
+
+def _macs(source: Path, path: Path, dims: Mapping[str, int]) -> Iterator[Claim]:
+    """MACs on nonzero weights, for a model whose shapes can be worked out from those of its inputs."""
     try:
         before, after = count_onnx(source, dims=dims), count_onnx(path, dims=dims)
     except ModelError:
@@ -115,40 +147,30 @@ def _macs(source: Path, path: Path, run: InferenceSession, example: Feed) -> Ite
 
 
 def _outputs(source: Path, path: Path, before: InferenceSession, examples: Sequence[Feed]) -> Iterator[Claim]:
-    wanted = [_run(before, None, feed) for feed in examples]
+    wanted = outputs(before, examples)
     shapes = [[list(array.shape) for array in arrays] for arrays in wanted]
     for counter, library in ways().items():
         after = session(path, library=library)
-        got = [_run(after, None, feed) for feed in examples]
+        got = outputs(after, examples)
         found = [[list(array.shape) for array in arrays] for arrays in got]
         yield claim("io_shapes", found == shapes, before=shapes, after=found, bound=f"{shapes}", counter=counter)
         yield _same("same_function", wanted, got, lambda: _exactly(source, None, examples), counter)
 
 
 def _layers(model: onnx.ModelProto, sparse: onnx.ModelProto, examples: Sequence[Feed]) -> Iterator[Claim]:
-    """What each sparse operator computes: behind a softmax, say, an output shows little of it."""
     there = {name for node in model.graph.node for name in node.output}
-    names = [node.output[0] for node in sparse.graph.node if node.domain == DOMAIN and node.output[0] in there]
+    names = [name for name in sparse_outputs(sparse) if name in there]
     if not names or not fits(model):
         return
     counter, library = list(ways().items())[-1]
-    source = _showing(model, names)
+    source = showing(model, names)
     wanted, got = (
-        [_run(run, names, feed) for feed in examples]
-        for run in (session(source, library=False), session(_showing(sparse, names), library=library))
+        outputs(run, examples, names)
+        for run in (session(source, library=False), session(showing(sparse, names), library=library))
     )
     yield _same(
         "same_layers", wanted, got, lambda: _exactly(source, names, examples), f"{counter}, {len(names)} operators"
     )
-
-
-def _showing(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
-    """``model`` with these values among its outputs."""
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    already = {value.name for value in shown.graph.output}
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in already)
-    return bytes(shown.SerializeToString())
 
 
 def _exactly(source: Path | bytes, names: Sequence[str] | None, examples: Sequence[Feed]) -> list[Outputs]:
@@ -156,13 +178,7 @@ def _exactly(source: Path | bytes, names: Sequence[str] | None, examples: Sequen
     options = SessionOptions()
     options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    run = session(source, library=False, options=options)
-    return [_run(run, names, feed) for feed in examples]
-
-
-def _run(run: InferenceSession, names: Sequence[str] | None, feed: Feed) -> Outputs:
-    """Outputs that are tensors: sequences and maps are what classifiers of other kinds than sift's layers return."""
-    return [array for array in run.run(names, feed) if isinstance(array, np.ndarray)]
+    return outputs(session(source, library=False, options=options), examples, names)
 
 
 def _same(
@@ -180,28 +196,10 @@ def _same(
         rounded: What the source computes with other roundings, asked for if the two differ by more than a rounding.
         counter: What ran the file.
     """
-    error, bound = _difference(got, wanted), BOUND
+    error, bound = difference(got, wanted), BOUND
     if bound < error < np.inf:  # a deep model may turn the rounding of float32 itself into more
-        bound = min(max(bound, ROUNDINGS * _difference(rounded(), wanted)), WORST)
+        bound = min(max(bound, ROUNDINGS * difference(rounded(), wanted)), WORST)
     return claim(
         name, error <= bound,
         before=0.0, after=error, bound=f"at most {bound:.2g} of the largest number of each", counter=counter,
     )  # fmt: skip
-
-
-def _difference(got: Sequence[Outputs], wanted: Sequence[Outputs]) -> float:
-    """The largest difference as a part of the largest number of its output; of anything but floats the share that
-    differs, since a label between two that are equally good depends on a rounding."""
-    pairs = ((a, b) for one, other in zip(got, wanted, strict=True) for a, b in zip(one, other, strict=True))
-    return max((_distance(a, b) for a, b in pairs), default=0.0)
-
-
-def _distance(got: np.ndarray, wanted: np.ndarray) -> float:
-    if got.shape != wanted.shape:
-        return float(np.inf)
-    if not wanted.size:
-        return 0.0
-    if wanted.dtype.kind != "f":
-        return float(np.mean(got != wanted))
-    error = float(np.abs(got.astype(np.float64) - wanted).max()) / (float(np.abs(wanted).max()) or 1.0)
-    return error if np.isfinite(error) else float(np.inf)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from sift_cli.core.certificate import Certificate, claim
+from sift_cli.core.half import Storage
 from sift_cli.core.masks import Mask
 from sift_cli.models.calling import call, primary
 from sift_cli.surgery import TransformedModel
 from sift_cli.verify.evidence import require
+from sift_cli.verify.half import rounding_claim
+from sift_cli.verify.outputs import difference
 
 
 def certify_rewritten(model: TransformedModel, read: nn.Module, masks: Mapping[str, Mask]) -> Certificate:
@@ -48,6 +52,22 @@ def certify_rewritten(model: TransformedModel, read: nn.Module, masks: Mapping[s
             )
         ]
     return require(certificate)
+
+
+def certify_half(
+    model: TransformedModel, rounded: TransformedModel, read: nn.Module, masks: Mapping[str, Mask], dtype: Storage
+) -> Certificate:
+    """Measure that what was read back is ``rounded``, and what rounding changed of ``model``.
+
+    Raises:
+        VerificationFailed: The file holds anything else.
+    """
+    exact = certify_rewritten(rounded, read, masks)
+    with torch.no_grad():
+        before, after = (primary(call(module, model.inputs)) for module in (model.module, read))
+    error = difference([[one.numpy() for one in after]], [[one.numpy() for one in before]])
+    claims = (replace(one, bound=f"{one.bound}, of weights rounded to {dtype}") for one in exact.claims)
+    return require(Certificate((*claims, rounding_claim(error, dtype, "torch"))))
 
 
 def _bits_equal(a: torch.Tensor, b: torch.Tensor) -> bool:

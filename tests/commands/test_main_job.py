@@ -42,7 +42,9 @@ def artifact(sift: Sift, checkpoint: Path) -> Path:
 
 @pytest.fixture
 def graph(sift: Sift, artifact: Path) -> Path:
-    done = sift("export", artifact, "--arch", "nets:tiny_resnet", "--format", "onnx", "-o", "w.onnx")
+    done = sift(
+        "export", artifact, "--arch", "nets:tiny_resnet", "--format", "onnx", "-o", "w.onnx", "--min-sparsity", "0"
+    )
     assert done.exit_code == 0, done.output
     return artifact.with_name("w.onnx")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from masks import random_mask
@@ -15,9 +16,12 @@ from torch import nn
 from sift_cli import registry, runtime
 from sift_cli.core.masks import Mask
 from sift_cli.errors import ExportError
+from sift_cli.export.layer_plans import Decide, by_estimate
 from sift_cli.export.onnx import to_onnx
 
 LOWERINGS = registry.names("sift_cli.export.lowering")
+#: Every masked layer becomes sparse; none does.
+SPARSE, DENSE = by_estimate(0, {}), by_estimate(2, {})
 
 
 class Normed(nn.Module):
@@ -129,7 +133,7 @@ def test_four_ways_to_the_same_numbers(name: str, case: int, density: float | No
     build, shape = CASES[name][case]
     module, mask = masked(build(), density)
     x = torch.randn(3, *shape)
-    model = to_onnx(module, (x[:1],), {"layer.weight": mask}, {})
+    model = to_onnx(module, (x[:1],), {"layer.weight": mask}, {}, decide=SPARSE)
     onnx.checker.check_model(model, full_check=True)
     assert sum(node.domain == "sift" for node in model.graph.node) == 1
     assert not any(item.name == "layer.weight" for item in model.graph.initializer)  # no dense copy is left
@@ -145,10 +149,41 @@ def test_four_ways_to_the_same_numbers(name: str, case: int, density: float | No
     assert [kernel.runs for kernel in runtime.kernels(opened)] == [1]
 
 
+@pytest.mark.parametrize(("name", "case"), [(n, i) for n in LOWERINGS for i in range(len(CASES.get(n, [])))])
+def test_a_layer_that_stays_dense(name: str, case: int) -> None:
+    """The same numbers by a standard operator, in every way, and the mask is in the file all the same."""
+    torch.manual_seed(case)
+    build, shape = CASES[name][case]
+    module, mask = masked(build(), 0.3)
+    x = torch.randn(3, *shape)
+    model = to_onnx(module, (x[:1],), {"layer.weight": mask}, {}, decide=DENSE)
+    onnx.checker.check_model(model, full_check=True)
+    (decoding,) = (node for node in model.graph.node if node.domain == "sift")
+    assert decoding.op_type == "DenseWeight"
+    assert len([node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]) == 1
+    arrays = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    assert "layer.weight" not in arrays
+    bits = arrays["layer.weight.bitmask"], arrays["layer.weight.values"]
+    assert len(bits[1]) == mask.nonzero
+    shape_of_weight = tuple(attribute(decoding, "weight_shape"))
+    _, kept = runtime.decode_bitmask(*bits, shape_of_weight)
+    assert np.array_equal(kept if shape_of_weight == mask.shape else kept.T, mask.to_bool())
+    with torch.no_grad():
+        wanted = module.double()(x.double()).numpy()
+    bound = 1e-5 * max(1.0, float(np.abs(wanted).max()))
+    for library in (False, True):
+        for level in onnxruntime.GraphOptimizationLevel.__members__.values():
+            options = onnxruntime.SessionOptions()
+            options.graph_optimization_level = level
+            opened = runtime.session(model.SerializeToString(), library=library, options=options)
+            assert np.abs(opened.run(None, {"input": x.numpy()})[0] - wanted).max() <= bound
+            assert not runtime.kernels(opened)
+
+
 def test_a_mask_keeps_zeros_that_folding_makes() -> None:
     """A BatchNorm scale of 0, as zero-init residual has it, makes a whole row 0. The kept weights stay kept."""
     module, mask = masked(Normed(), 0.5)
-    model = to_onnx(module, (torch.randn(1, 6, 6, 6),), {"layer.weight": mask}, {})
+    model = to_onnx(module, (torch.randn(1, 6, 6, 6),), {"layer.weight": mask}, {}, decide=SPARSE)
     arrays = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
     assert np.array_equal(arrays["layer.weight.bitmask"], mask.bits)
     assert (arrays["layer.weight.values"] == 0).any()
@@ -166,14 +201,17 @@ def test_a_weight_that_two_nodes_share() -> None:
     torch.manual_seed(0)
     module, mask = masked(Twice(), 0.3)
     x = torch.randn(3, 8)
-    model = to_onnx(module, (x[:1],), {"layer.weight": mask}, {})
+    model = to_onnx(module, (x[:1],), {"layer.weight": mask}, {}, decide=SPARSE)
     assert sum(node.domain == "sift" for node in model.graph.node) == 2
     assert sum(item.name.endswith(".values") for item in model.graph.initializer) == 1
     with torch.no_grad():
         wanted = module(x).numpy()
-    for library in (False, True):
-        got = runtime.session(model.SerializeToString(), library=library).run(None, {"input": x.numpy()})[0]
-        assert np.abs(got - wanted).max() <= 1e-6
+    dense = to_onnx(module, (x[:1],), {"layer.weight": mask}, {}, decide=DENSE)
+    assert [node.op_type for node in dense.graph.node if node.domain == "sift"] == ["DenseWeight"]
+    for proto in (model, dense):
+        for library in (False, True):
+            got = runtime.session(proto.SerializeToString(), library=library).run(None, {"input": x.numpy()})[0]
+            assert np.abs(got - wanted).max() <= 1e-6
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(8, 8, bias=False), nn.Conv2d(8, 8, 1, bias=False)], ids=LOWERINGS[::-1])
@@ -184,7 +222,7 @@ def test_two_layers_that_start_the_same_are_two(layer: nn.Module) -> None:
     masks = {f"{n}.weight": random_mask(tuple(shape), 16, seed=n // 4, name="w") for n in (0, 2, 4)}
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
-    model = to_onnx(module, (torch.randn(1, 8, *shape[2:]),), masks, {})
+    model = to_onnx(module, (torch.randn(1, 8, *shape[2:]),), masks, {}, decide=SPARSE)
     arrays = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
     assert {name: arrays[f"{name}.bitmask"].tolist() for name in masks} == {
         n: m.bits.tolist() for n, m in masks.items()
@@ -199,7 +237,9 @@ def test_a_layer_with_two_names(layer: nn.Module, name: str) -> None:
     mask = random_mask(tuple(shape), 16, seed=0, name="w")
     with torch.no_grad():
         layer.weight.masked_fill_(torch.from_numpy(~mask.to_bool()), 0.0)
-    model = to_onnx(nn.Sequential(layer, nn.ReLU(), layer), (torch.randn(1, 8, *shape[2:]),), {name: mask}, {})
+    model = to_onnx(
+        nn.Sequential(layer, nn.ReLU(), layer), (torch.randn(1, 8, *shape[2:]),), {name: mask}, {}, decide=SPARSE
+    )
     assert sum(node.domain == "sift" for node in model.graph.node) == 2
     assert [i.name for i in model.graph.initializer if i.name.endswith(".bitmask")] == [f"{name}.bitmask"]
 
@@ -226,7 +266,8 @@ def test_what_the_exporter_cannot_do_is_said() -> None:
         to_onnx(Odd(), (torch.ones(1, 8),), {}, {})
 
 
-def test_the_oldest_onnxruntime(oldest_onnxruntime: str, tmp_path: object) -> None:
+@pytest.mark.parametrize("decide", [SPARSE, DENSE], ids=["sparse", "dense"])
+def test_the_oldest_onnxruntime(decide: Decide, oldest_onnxruntime: str, tmp_path: object) -> None:
     import subprocess
     from pathlib import Path
 
@@ -234,7 +275,8 @@ def test_the_oldest_onnxruntime(oldest_onnxruntime: str, tmp_path: object) -> No
     torch.manual_seed(0)
     module, mask = masked(Normed(), 0.3)
     x = torch.randn(5, 6, 6, 6)
-    (folder / "m.onnx").write_bytes(to_onnx(module, (x[:1],), {"layer.weight": mask}, {}).SerializeToString())
+    model = to_onnx(module, (x[:1],), {"layer.weight": mask}, {}, decide=decide)
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
     np.save(folder / "x.npy", x.numpy())
     code = (
         "import sys, numpy as np, onnxruntime as ort\n"

@@ -155,3 +155,20 @@ def test_what_is_broken_is_refused() -> None:
         inner.output[:] = [f"{name}_2" for name in inner.output]
     with pytest.raises(ExportError, match="function of SparseLinear is none that sift writes"):
         plain(other)
+
+
+def test_a_weight_that_is_dense_at_run_time_is_one_in_the_file() -> None:
+    weight, kept = weight_of("Linear")
+    decoding = helper.make_node(
+        "DenseWeight", ["w.bitmask", "w.values"], ["w"], domain="sift", name="w", weight_shape=weight.shape
+    )
+    nodes = [decoding, helper.make_node("Gemm", ["x", "w", "w.bias"], ["y"], transB=1)]
+    sparse = model(nodes, parts(weight, kept))
+    dense = plain(sparse)
+    assert [one.op_type for one in dense.graph.node] == ["Gemm"]
+    assert {tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in dense.graph.initializer} == {
+        "w": weight.tobytes(),
+        "w.bias": numpy_helper.to_array(parts(weight, kept)[2]).tobytes(),
+    }
+    assert not dense.functions
+    same(dense, sparse)

@@ -10,12 +10,20 @@ import pytest
 from epilogues import ACTIVATIONS, NAMES, Layer
 
 from sift_cli import runtime
+from sift_cli.core.half import HALVES
 
 
 @pytest.mark.parametrize("opset", [12, 17, 18, 20, 23])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_function_is_its_operator(name: str, opset: int) -> None:
     layer = Layer(name)
+    layer.check(runtime.session(layer.model(opset), library=False).run(None, layer.inputs)[0])
+
+
+@pytest.mark.parametrize(("dtype", "opset"), [("fp16", 12), ("fp16", 20), ("bf16", 13), ("bf16", 23)])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_function_of_values_in_half_precision(name: str, dtype: str, opset: int) -> None:
+    layer = Layer(name, dtype=HALVES[dtype])
     layer.check(runtime.session(layer.model(opset), library=False).run(None, layer.inputs)[0])
 
 
@@ -44,6 +52,7 @@ def test_a_convolution_without_a_bias(name: str) -> None:
 
 def test_the_oldest_onnxruntime(oldest_onnxruntime: str, tmp_path: Path) -> None:
     layers = {f"{name}.{opset}": (Layer(name), opset) for name in NAMES for opset in (12, 18, 20)}
+    layers |= {f"{name}.{half}": (Layer(name, dtype=HALVES[half]), 13) for name in NAMES for half in HALVES}
     for file, (layer, opset) in layers.items():
         (tmp_path / f"{file}.onnx").write_bytes(layer.model(opset))
         np.savez(tmp_path / f"{file}.npz", **layer.inputs)

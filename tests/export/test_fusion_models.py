@@ -14,6 +14,7 @@ from torch import nn
 
 from sift_cli import models, runtime
 from sift_cli.core.masks import Mask
+from sift_cli.export.layer_plans import by_estimate
 from sift_cli.export.onnx import to_onnx
 from sift_cli.models.calling import Inputs, call, primary
 
@@ -60,7 +61,7 @@ def masked(module: nn.Module) -> dict[str, Mask]:
 
 def exported(module: nn.Module, inputs: Inputs, opset: int = 20) -> onnx.ModelProto:
     """The graph, once it is known to compute what ``module`` does, with and without the library."""
-    proto = to_onnx(module.eval(), inputs, masked(module), {}, opset=opset, any_length=True)
+    proto = to_onnx(module.eval(), inputs, masked(module), {}, opset=opset, any_length=True, decide=by_estimate(0, {}))
     with torch.no_grad():
         (wanted, *_) = primary(call(module, inputs))
     for library in (False, True):

@@ -263,6 +263,35 @@ def test_a_stored_zero_counts_in_a_sift_operator() -> None:
     assert rows(count_onnx(model)) == [("linear", 24, 10, "v")]
 
 
+def test_a_dense_weight_that_is_stored_sparse_counts_by_its_values() -> None:
+    model = graph(
+        """g (float[batch,4,8,8] x) => (float[batch,4,4,5] y) {
+            w = sift.DenseWeight <weight_shape=[6,2,3,3]> (m, cv)
+            a = Conv <strides=[2,2], pads=[1,1,1,1], group=2> (x, w, b)
+            t = Transpose <perm=[0,2,3,1]> (a)
+            v = sift.DenseWeight <weight_shape=[5,6]> (n, lv)
+            u = Transpose <perm=[1,0]> (v)
+            y = MatMul (t, u)
+        }""",
+        m=ones(14, dtype=np.uint8),
+        cv=np.zeros(11, np.float32),
+        b=ones(6),
+        n=ones(4, dtype=np.uint8),
+        lv=ones(7),
+    )
+    report = count_onnx(model)
+    assert rows(report) == [("conv", 16 * 108, 16 * 11, "cv"), ("linear", 16 * 30, 16 * 7, "lv")]
+    assert uncounted(report) == {}
+
+
+def test_a_dense_weight_of_what_is_no_constant_is_no_weight() -> None:
+    text = """g (float[2,3] x, uint8[2] m, float[v] s) => (float[2,4] y) {
+        w = sift.DenseWeight <weight_shape=[3,4]> (m, s)
+        y = MatMul (x, w)
+    }"""
+    assert rows(count_onnx(graph(text), dims={"v": 5})) == [("matmul", 24, 24, None)]
+
+
 def test_local_functions_are_counted_inside() -> None:
     functions = """
         <domain: "local", opset_import: ["" : 21]> twice (a, w) => (c) { b = MatMul (a, w) c = MatMul (b, w) }

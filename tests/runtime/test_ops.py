@@ -237,6 +237,12 @@ REFUSED: dict[str, tuple[str, dict[str, np.ndarray], dict[str, Any], str]] = {
         CONV | {"weight_shape": (2**31 - 1,) * 4},
         "weight_shape .* is too large",
     ),
+    "product overflows to 0": (
+        "SparseConv",
+        {"bitmask": np.zeros(0, np.uint8), "values": np.zeros(0, np.float32)},
+        CONV | {"weight_shape": (1, 2**20, 2**20, 2**24)},
+        "weight_shape .* is too large",
+    ),
     "three axes": (
         "SparseConv",
         EIGHT,
@@ -275,6 +281,7 @@ def test_weights_that_are_not_constant_are_refused(one_node: Node, missing: str)
         ("SparseConv", CONV, (1, 1, 4), r"X has shape \[1, 1, 4\] where"),
         ("SparseConv", CONV, (1, 1, 1, 4), "smaller than the dilated kernel"),
         ("SparseConv", CONV, (1, 1, 0, 4), "smaller than the dilated kernel"),
+        ("SparseConv", CONV, (0, 1, 2**31, 4), "larger than 2147483647 pixels along an axis"),
         ("SparseLinear", {"weight_shape": (2, 4)}, (3, 5), r"X has shape \[3, 5\] where \[..., 4\] is needed"),
         ("SparseLinear", {"weight_shape": (2, 4)}, (), r"X has shape \[\] where"),
     ],
@@ -287,9 +294,17 @@ def test_a_wrong_input_is_an_error_at_run(
         opened.run(None, {"X": np.zeros(shape, np.float32)})
 
 
-def test_an_input_of_another_type_is_refused(one_node: Node) -> None:
-    with pytest.raises(Malformed):
-        session(one_node("SparseConv", EIGHT | {"values": np.ones(3, np.float64)}, **CONV))
+@pytest.mark.parametrize("dtype", [np.float64, np.int8, np.bool_])
+def test_values_of_another_type_are_refused(one_node: Node, dtype: type) -> None:
+    with pytest.raises(Malformed, match="'layer': values must be float32, float16 or bfloat16, not of ONNX's type"):
+        session(one_node("SparseConv", EIGHT | {"values": np.ones(3, dtype)}, **CONV))
+
+
+@pytest.mark.parametrize("name", ["X", "bitmask", "bias"])
+def test_another_input_in_half_precision_is_refused(one_node: Node, name: str) -> None:
+    inputs = EIGHT | {"bias": np.ones(2, np.float32)} | {name: np.ones(2, np.float16)}
+    with pytest.raises(Malformed, match="float16"):
+        session(one_node("SparseConv", inputs, **CONV))
 
 
 def in_process(python: str, code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

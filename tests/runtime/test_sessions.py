@@ -41,6 +41,11 @@ def test_a_session_reports_which_kernel_each_node_ran(one_node: Node) -> None:
     assert kernels(first)[0].runs == 0
 
 
+def test_a_name_that_is_no_text_is_reported_all_the_same(one_node: Node) -> None:
+    opened = session(linear(one_node, "AAAA").replace(b"AAAA", b"a\xff\xfez"))
+    assert [report.node for report in kernels(opened)] == ["a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}z"]
+
+
 def test_nodes_are_reported_in_order_and_by_session(one_node: Node) -> None:
     model = ModelProto.FromString(linear(one_node))
     node = model.graph.node[0]
@@ -85,12 +90,13 @@ def test_given_options_are_used(library: str) -> None:
         (b"not a model", Malformed, "protobuf parsing failed"),
         (plain()[:-9], Malformed, "protobuf parsing failed"),
         (plain(reads="Z"), Malformed, "Node input 'Z' is not a graph input"),
+        (plain(reads="ZZ").replace(b"ZZ", b"\xff\xfe"), Malformed, "a name in it is not UTF-8"),
         (plain(op="Nonsense"), Malformed, "No Op registered for Nonsense"),
         (plain(op="Op", domain="else"), RuntimeUnavailable, "else:Op is an op that onnxruntime does not know"),
         (plain(ir=99), RuntimeUnavailable, "Unsupported model IR version: 99"),
         (plain(opset=99), RuntimeUnavailable, "too old for the model"),
     ],
-    ids=["empty", "text", "truncated", "dangling", "unknown op", "unknown domain", "IR version", "opset"],
+    ids=["empty", "text", "truncated", "dangling", "no UTF-8", "unknown op", "unknown domain", "IR version", "opset"],
 )
 def test_a_broken_model_is_one_sentence(
     library: str, tmp_path: Path, model: bytes, error: type[Exception], why: str, capfd: pytest.CaptureFixture[str]

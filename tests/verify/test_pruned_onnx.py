@@ -21,6 +21,7 @@ from sift_cli.export import pruned
 from sift_cli.export.pruned.affine import Affine
 from sift_cli.export.pruned.placing import Places
 from sift_cli.verify import pruned_onnx
+from sift_cli.verify.outputs import difference
 
 W, V = sparse(40, 60), sparse(60, 30, seed=1)
 TEXT = (
@@ -38,7 +39,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_what_is_written(source: Path) -> None:
     output = source.parent / "fast.onnx"
-    written = api.export(source, output)
+    written = api.export(source, output, min_sparsity=0.3)
     assert written.certificate.held
     claims = {(claim.name, claim.counter): claim for claim in written.certificate.claims}
     assert claims["mask_cardinality", "bitmask"].after == MACS
@@ -57,7 +58,7 @@ def test_what_is_written(source: Path) -> None:
 def test_the_same_bytes_every_time(source: Path) -> None:
     files = [source.parent / name for name in ("a.onnx", "b.onnx")]
     for file in files:
-        api.export(source, file)
+        api.export(source, file, min_sparsity=0.3)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -69,7 +70,7 @@ def _values_moved(layer: object, opset: int, *, scaling: bool) -> Affine:
 def test_a_wrong_bias_is_found(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruned, "behind", _values_moved)
     with pytest.raises(VerificationFailed, match="same_function does not hold by onnxruntime without sift"):
-        api.export(source, source.parent / "fast.onnx")
+        api.export(source, source.parent / "fast.onnx", min_sparsity=0.3)
     assert [path.name for path in source.parent.iterdir()] == ["pruned.onnx"]
 
 
@@ -80,7 +81,7 @@ def test_a_wrong_layer_behind_a_softmax_that_shows_nothing_of_it(
     onnx.save(graph(flat, {"w": W, "v": V, "z": np.float32([[0.0]])}), tmp_path / "pruned.onnx")
     monkeypatch.setattr(pruned, "behind", _values_moved)
     with pytest.raises(VerificationFailed, match="same_layers does not hold") as caught:
-        api.export(tmp_path / "pruned.onnx", tmp_path / "fast.onnx")
+        api.export(tmp_path / "pruned.onnx", tmp_path / "fast.onnx", min_sparsity=0.3)
     assert {claim.name for claim in caught.value.certificate.broken} == {"same_layers"}
 
 
@@ -93,18 +94,18 @@ def test_a_mask_that_keeps_too_much_is_found(source: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Places, "put", fuller)
     with pytest.raises(VerificationFailed) as caught:
-        api.export(source, source.parent / "fast.onnx")
+        api.export(source, source.parent / "fast.onnx", min_sparsity=0.3)
     assert {claim.name for claim in caught.value.certificate.broken} == {"mask_cardinality", "sparse_macs"}
 
 
 def test_labels_may_differ_where_two_are_as_good() -> None:
     one, other = np.zeros(20_000, np.int64), np.zeros(20_000, np.int64)
     other[0] = 1
-    assert pruned_onnx._difference([[one]], [[other]]) == 1 / 20_000
-    assert pruned_onnx._difference([[one[:1]]], [[other[:1]]]) == 1
-    assert pruned_onnx._difference([[one[:1]]], [[other]]) == np.inf
-    assert pruned_onnx._difference([[np.float32([np.nan])]], [[np.float32([1])]]) == np.inf
-    assert pruned_onnx._difference([[np.float32([8, 3])]], [[np.float32([8, 4])]]) == 1 / 8
+    assert difference([[one]], [[other]]) == 1 / 20_000
+    assert difference([[one[:1]]], [[other[:1]]]) == 1
+    assert difference([[one[:1]]], [[other]]) == np.inf
+    assert difference([[np.float32([np.nan])]], [[np.float32([1])]]) == np.inf
+    assert difference([[np.float32([8, 3])]], [[np.float32([8, 4])]]) == 1 / 8
 
 
 @pytest.mark.parametrize(

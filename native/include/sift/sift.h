@@ -35,6 +35,17 @@ SIFT_EXPORT const char* sift_available_isas(void);
  */
 SIFT_EXPORT double sift_peak_gflops(void);
 
+/* This processor, as plans name it: "GenuineIntel/6/143/avx512" are its vendor, family and model, and the instruction
+ * set that kernels use. Empty where SIFT_FORCE_ISA names none that there is. */
+SIFT_EXPORT const char* sift_cpu(void);
+
+/* Ways to compute a layer here, as a JSON array of texts for the attribute `plan` of its node. The first is what is
+ * done without the attribute, behind it come others that may be faster, the likely ones first. `shape` has 3 numbers
+ * for SparseLinear, inputs, outputs, tokens or 16 for SparseConv, channels, height, width, filters, kernel (down,
+ * across), strides, dilations (the same), pads (top, left, bottom, right), groups, images which the ops would accept;
+ * `kept` is the number of kept weights. Writes as sift_report does. */
+SIFT_EXPORT size_t sift_plans(const int64_t* shape, size_t count, uint64_t kept, char* out, size_t size);
+
 /* Marks every op instance that this thread creates from now on with `token` (0, the default, marks nothing). Creating a
  * session between two calls marks that session's ops. */
 SIFT_EXPORT void sift_watch(uint64_t token);

@@ -7,6 +7,7 @@
 #include "dispatch/isa.h"
 #include "formats/bitmask.h"
 #include "kernels/epilogue.h"
+#include "kernels/plan.h"
 #include "kernels/scratch.h"
 #include "kernels/shapes.h"
 #include "kernels/workers.h"
@@ -30,8 +31,13 @@ struct Kernel {
   bool (*supports)(const Shape& shape);
   // One shape standing for all that can use the same Prepared.
   Shape (*representative)(const Shape& shape);
+  // Ways to compute such a shape, cheapest first by the kernel's own estimate for `kept` weights; there is at least
+  // one.
+  std::vector<Plan> (*plans)(const Shape& shape, size_t kept);
+  // `plan` is one of the shape's; it changes no result beyond rounding.
+  //
   // Throws std::bad_alloc, or std::length_error where the shape is too large for the kernel.
-  std::unique_ptr<const Prepared> (*prepare)(const Shape& shape, const Weights& weights);
+  std::unique_ptr<const Prepared> (*prepare)(const Shape& shape, const Weights& weights, const Plan& plan);
 };
 
 // Preferred kernels first. Rows whose instruction set the processor lacks are there too: see available_isas.

@@ -13,7 +13,8 @@ namespace {
 template <class Shape, class Family>
 class PreparedFamily final : public Prepared {
  public:
-  PreparedFamily(const Shape& shape, const Lanes& lanes, const Weights& weights) : family_(shape, lanes, weights) {}
+  PreparedFamily(const Shape& shape, const Lanes& lanes, const Weights& weights, const Plan& plan)
+      : family_(shape, lanes, weights, plan) {}
 
   void run(const Epilogue& epilogue, const float* x, float* y, size_t count, Workers& workers,
            Scratch& scratch) const override {
@@ -26,10 +27,13 @@ class PreparedFamily final : public Prepared {
 
 template <class Shape, class Family, const Lanes& lanes>
 Kernel<Shape> row(const char* name, Isa isa) {
-  return {name, isa, [](const Shape& shape) { return Family::supports(shape, lanes); },
+  return {name,
+          isa,
+          [](const Shape& shape) { return Family::supports(shape, lanes); },
           [](const Shape& shape) { return Family::representative(shape, lanes); },
-          [](const Shape& shape, const Weights& weights) -> std::unique_ptr<const Prepared> {
-            return std::make_unique<PreparedFamily<Shape, Family>>(shape, lanes, weights);
+          [](const Shape& shape, size_t kept) { return Family::plans(shape, lanes, kept); },
+          [](const Shape& shape, const Weights& weights, const Plan& plan) -> std::unique_ptr<const Prepared> {
+            return std::make_unique<PreparedFamily<Shape, Family>>(shape, lanes, weights, plan);
           }};
 }
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 #include "formats/pack_taps.h"
 #include "kernels/ceil_div.h"
@@ -39,12 +40,15 @@ ConvShape ConvPatches::representative(ConvShape shape, const Lanes& lanes) {
   return shape;
 }
 
-ConvPatches::ConvPatches(const ConvShape& shape, const Lanes& lanes, const Weights& weights)
+ConvPatches::ConvPatches(const ConvShape& shape, const Lanes& lanes)
     : shape_(shape),
       lanes_(lanes),
       down_(shape.height, shape.out_height(), shape.kernel_h, shape.stride_h, shape.dilation_h, shape.top),
-      across_(shape.width, shape.out_width(), shape.kernel_w, shape.stride_w, shape.dilation_w, shape.left),
-      tiling_(choose(count_kept(weights))) {
+      across_(shape.width, shape.out_width(), shape.kernel_w, shape.stride_w, shape.dilation_w, shape.left) {}
+
+ConvPatches::ConvPatches(const ConvShape& shape, const Lanes& lanes, const Weights& weights, const Plan& plan)
+    : ConvPatches(shape, lanes) {
+  tiling_ = tiling(plan);
   const size_t channels = static_cast<size_t>(shape.channels), filters = static_cast<size_t>(shape.filters);
   const size_t vectors = row_vectors(tiling_), rows = down_.cells(tiling_.patch_h);
   const size_t limit =
@@ -60,6 +64,16 @@ ConvPatches::ConvPatches(const ConvShape& shape, const Lanes& lanes, const Weigh
     position_.push_back(static_cast<uint32_t>(cell % across_.stride * phase_vectors(tiling_) + cell / across_.stride));
   }
   taps_ = pack(weights);
+  const auto arranged = [&](const Halo& halo) {
+    return ArrangedImage(lanes.width, shape.images, shape.filters, shape.out_height(), shape.out_width(), halo);
+  };
+  if (shape.arranged_residual) arranged_residual_ = arranged(shape.halo_residual);
+  if (shape.arranged_y) {
+    ascending_.resize(tiling_.columns);
+    std::iota(ascending_.begin(), ascending_.end(), 0u);
+    arranged_y_ = arranged(shape.halo_y);
+    scattering_ = Scattering(lanes.width, *arranged_y_, shape.out_height(), shape.out_width(), shape.halo_y);
+  }
 }
 
 size_t ConvPatches::block_vectors(const Tiling& t) const {
@@ -67,31 +81,51 @@ size_t ConvPatches::block_vectors(const Tiling& t) const {
   return rows * std::min(row_vectors(t), across_.kernel * t.columns);
 }
 
-// The cheapest of the tilings there are.
-ConvPatches::Tiling ConvPatches::choose(size_t kept) const {
-  Tiling best{}, t{};
-  double least = std::numeric_limits<double>::infinity();
-  const auto channels = static_cast<size_t>(shape_.channels);
-  for (t.images = 1; t.images <= std::min(lanes_.width, static_cast<size_t>(shape_.images)); t.images *= 2) {
-    for (t.down = 1; t.images * t.down <= lanes_.width; t.down *= 2) {
-      t.across = lanes_.width / t.images / t.down;
-      t.patch_h = ceil_div(down_.out, t.down);
-      t.patch_w = ceil_div(across_.out, t.across);
+Plan ConvPatches::Tiling::plan() const {
+  Plan plan;
+  for (const size_t number : {images, down, rows, columns, team, block}) plan.push_back(static_cast<uint32_t>(number));
+  return plan;
+}
+
+ConvPatches::Tiling ConvPatches::tiling(const Plan& plan) const {
+  Tiling t{};
+  t.images = plan[0], t.down = plan[1], t.rows = plan[2], t.columns = plan[3], t.team = plan[4], t.block = plan[5];
+  t.across = lanes_.width / t.images / t.down;
+  t.patch_h = ceil_div(down_.out, t.down);
+  t.patch_w = ceil_div(across_.out, t.across);
+  return t;
+}
+
+std::vector<Plan> ConvPatches::plans(const ConvShape& shape, const Lanes& lanes, size_t kept) {
+  const ConvPatches of(shape, lanes);
+  std::vector<Estimate> found;
+  Tiling t{};
+  const auto channels = static_cast<size_t>(shape.channels);
+  std::optional<ArrangedImage> given;  // the grid of lanes, and the columns of a tile
+  if (shape.arranged()) {
+    given.emplace(lanes.width, shape.images, 0, shape.out_height(), shape.out_width(), Halo{});
+  }
+  for (t.images = 1; t.images <= std::min(lanes.width, static_cast<size_t>(shape.images)); t.images *= 2) {
+    for (t.down = 1; t.images * t.down <= lanes.width; t.down *= 2) {
+      t.across = lanes.width / t.images / t.down;
+      t.patch_h = ceil_div(of.down_.out, t.down);
+      t.patch_w = ceil_div(of.across_.out, t.across);
+      if (given && (t.images != given->images || t.down != given->down)) continue;
       for (t.rows = 1; t.rows <= std::min(kMaxRows, t.patch_h); ++t.rows) {
         for (t.columns = std::min(kMaxColumns, t.patch_w); t.columns > 0; --t.columns) {
-          if (t.columns < kMaxColumns / 2 && t.columns < t.patch_w) break;
-          t.block = std::clamp<size_t>(kInputBytes / (block_vectors(t) * lanes_.width * sizeof(float)), 1, channels);
+          if (given ? t.columns > given->columns : false) continue;
+          if (given ? t.columns < given->columns : t.columns < kMaxColumns / 2 && t.columns < t.patch_w) break;
+          t.block =
+              std::clamp<size_t>(input_bytes() / (of.block_vectors(t) * lanes.width * sizeof(float)), 1, channels);
           t.block = ceil_div(channels, ceil_div(channels, t.block));
           for (t.team = 0; t.team < std::size(kTeams); ++t.team) {
-            if (!lanes_.accumulate[t.rows][t.columns][t.team]) continue;
-            const double cycles = cost(t, kept);
-            if (cycles < least) least = cycles, best = t;
+            if (lanes.accumulate[t.rows][t.columns][t.team]) found.emplace_back(of.cost(t, kept), t.plan());
           }
         }
       }
     }
   }
-  return best;
+  return ranked(std::move(found));
 }
 
 // Cycles for shape_.images images, one thread. Only the order of tilings matters.
@@ -198,18 +232,19 @@ void ConvPatches::run(const Epilogue& epilogue, const float* x, float* y, size_t
                       Scratch& scratch) const {
   const Tiling& t = tiling_;
   const size_t channels = static_cast<size_t>(shape_.channels), filters = static_cast<size_t>(shape_.filters);
-  const size_t image_in = channels * down_.size * across_.size, image_out = filters * down_.out * across_.out;
+  const size_t image_in = channels * down_.size * across_.size;
   const size_t rows = down_.cells(t.patch_h), vectors = row_vectors(t), channel_floats = vectors * lanes_.width;
   const size_t down = tiles_down(t), across = tiles_across(t), parts = ceil_div(filters, part_);
   const size_t groups = ceil_div(images, t.images);
-  const size_t together =
-      std::clamp<size_t>(kGroupBytes / sizeof(float) / group_pitch_, 1, std::max<size_t>(groups, 1));
-  Scratch::Lease interleaved(scratch, together * group_pitch_);
+  const size_t most = shape_.arranged_x ? groups : kGroupBytes / sizeof(float) / group_pitch_;
+  const size_t together = std::clamp<size_t>(most, 1, std::max<size_t>(groups, 1));
+  Scratch::Lease interleaved(scratch, shape_.arranged_x ? 0 : together * group_pitch_);
+  const float* const inputs = shape_.arranged_x ? x : interleaved.data();
   const auto images_of = [&](size_t group) { return std::min(t.images, images - group * t.images); };
 
   for (size_t first = 0; first < groups; first += together) {
     const size_t count = std::min(together, groups - first);
-    workers.each(count * across * rows, [&](size_t task) {
+    workers.each(shape_.arranged_x ? 0 : count * across * rows, [&](size_t task) {
       const size_t row = task % rows, tile = task / rows % across, group = first + task / rows / across;
       const auto lanes = sources(row, tile, images_of(group));
       float* to = interleaved.data() + (group - first) * group_pitch_ + (tile * rows + row) * row_pitch_;
@@ -223,8 +258,7 @@ void ConvPatches::run(const Epilogue& epilogue, const float* x, float* y, size_t
       const size_t begin = part * part_, here = std::min(part_, filters - begin);
       const size_t height = std::min(t.rows, t.patch_h - row);
       Scratch::Lease sums(scratch, here * height * t.columns * lanes_.width);
-      const float* input =
-          interleaved.data() + (group - first) * group_pitch_ + (tile * rows + row * down_.stride) * row_pitch_;
+      const float* input = inputs + (group - first) * group_pitch_ + (tile * rows + row * down_.stride) * row_pitch_;
       Accumulate a{};
       a.row_stride = down_.stride * row_pitch_ * sizeof(float);
       a.sums = sums.data();
@@ -233,14 +267,79 @@ void ConvPatches::run(const Epilogue& epilogue, const float* x, float* y, size_t
         a.input = reinterpret_cast<const char*>(input + block * t.block * channel_floats);
         taps_.add(a, lanes_, height, t.columns, t.team, part, block);
       }
-      const auto lanes = targets(row, tile, images_of(group));
-      Epilogue rest = epilogue;
-      const size_t out = group * t.images * image_out + begin * down_.out * across_.out;
-      if (rest.residual) rest.residual += out;
-      lanes_.deinterleave[static_cast<int>(rest.activation)](
-          {lanes.data(), sums.data(), lanes_.width, here, height, t.columns, y + out, down_.out * across_.out, &rest});
+      const Piece piece{group, images_of(group), tile, row, height, begin, here, sums.data()};
+      shape_.arranged_y ? store_arranged(piece, epilogue, y, scratch) : store(piece, epilogue, y);
     });
   }
+}
+
+// Where a piece's part of an arranged residual begins.
+size_t ConvPatches::within(const ArrangedImage& image, const Halo& halo, const Piece& piece) const {
+  return piece.group * image.group_pitch + piece.tile * image.tile_pitch +
+         (piece.row + static_cast<size_t>(halo.top)) * image.row_pitch + piece.filter * image.channel_pitch +
+         static_cast<size_t>(halo.left) * lanes_.width;
+}
+
+void ConvPatches::store(const Piece& piece, const Epilogue& epilogue, float* y) const {
+  const size_t plane = down_.out * across_.out, columns = tiling_.columns;
+  const size_t out = (piece.group * tiling_.images * static_cast<size_t>(shape_.filters) + piece.filter) * plane;
+  Epilogue rest = epilogue;
+  if (arranged_residual_) {
+    const float* const residual = epilogue.residual + within(*arranged_residual_, shape_.halo_residual, piece);
+    for (size_t filter = 0; filter < piece.filters; ++filter) {
+      for (size_t row = 0; row < piece.rows; ++row) {
+        float* const sums = piece.sums + (filter * piece.rows + row) * columns * lanes_.width;
+        lanes_.finish[static_cast<int>(Activation::kNone)](
+            {sums, nullptr, residual + filter * arranged_residual_->channel_pitch + row * arranged_residual_->row_pitch,
+             sums, columns * lanes_.width, &rest});
+      }
+    }
+    rest.residual = nullptr;
+  } else if (rest.residual) {
+    rest.residual += out;
+  }
+  const auto lanes = targets(piece.row, piece.tile, piece.images);
+  lanes_.deinterleave[static_cast<int>(rest.activation)](
+      {lanes.data(), piece.sums, lanes_.width, piece.filters, piece.rows, columns, y + out, plane, &rest});
+}
+
+void ConvPatches::store_arranged(const Piece& piece, const Epilogue& epilogue, float* y, Scratch& scratch) const {
+  const size_t columns = tiling_.columns, plane = down_.out * across_.out, row_floats = columns * lanes_.width;
+  const ArrangedImage& image = *arranged_y_;
+  Arrange a{};
+  a.sums = piece.sums;
+  a.channels = piece.filters, a.rows = piece.rows;
+  a.columns = std::min(columns, tiling_.patch_w - piece.tile * columns), a.sums_columns = columns;
+  a.y = y + piece.group * image.group_pitch + piece.filter * image.channel_pitch;
+  a.y_pitch = image.channel_pitch;
+  a.zeros = piece.filter + piece.filters == static_cast<size_t>(shape_.filters);
+  a.first = scattering_.first() + piece.row * tiling_.patch_w + piece.tile * columns;
+  a.first_pitch = tiling_.patch_w;
+  a.targets = scattering_.targets();
+  a.permutations = scattering_.permutations();
+  a.epilogue = &epilogue;
+  Scratch::Lease interleaved(scratch,
+                             epilogue.residual && !arranged_residual_ ? piece.filters * piece.rows * row_floats : 0);
+  if (arranged_residual_) {
+    a.residual = epilogue.residual + within(*arranged_residual_, shape_.halo_residual, piece);
+    a.residual_row_pitch = arranged_residual_->row_pitch, a.residual_channel_pitch = arranged_residual_->channel_pitch;
+  } else if (epilogue.residual) {
+    const float* const from =
+        epilogue.residual + (piece.group * tiling_.images * static_cast<size_t>(shape_.filters) + piece.filter) * plane;
+    const auto lanes = targets(piece.row, piece.tile, piece.images);
+    for (size_t row = 0; row < piece.rows; ++row) {
+      std::vector<Interleave::Lane> of_row;
+      for (size_t lane = 0; lane < lanes_.width; ++lane) {
+        const Deinterleave::Lane& target = lanes[row * lanes_.width + lane];
+        of_row.push_back({target.offset, 0, target.columns});
+      }
+      lanes_.interleave({of_row.data(), from, piece.filters, plane, columns, 1, ascending_.data(),
+                         interleaved.data() + row * row_floats, piece.rows * row_floats});
+    }
+    a.residual = interleaved.data();
+    a.residual_row_pitch = row_floats, a.residual_channel_pitch = piece.rows * row_floats;
+  }
+  lanes_.arrange[static_cast<int>(epilogue.activation)](a);
 }
 
 }  // namespace sift

@@ -3,11 +3,16 @@
 // The outputs are cut into a grid of equal patches, one a lane; each lane holds the same position of its own patch,
 // with its own halo of inputs around it. So the input of every tap, whatever its row, column or stride, is a whole
 // aligned vector: an unaligned load costs twice, and a shifted copy for each tap would not fit into the L1 cache.
-// Inputs are interleaved into that form once a call.
+// Inputs are interleaved into that form once a call, or arrive in it (see arranged.h).
 #pragma once
 
+#include <optional>
+#include <vector>
+
 #include "formats/bitmask.h"
+#include "kernels/arranged.h"
 #include "kernels/lanes.h"
+#include "kernels/plan.h"
 #include "kernels/scratch.h"
 #include "kernels/shapes.h"
 #include "kernels/taps.h"
@@ -19,16 +24,32 @@ class ConvPatches {
  public:
   static bool supports(const ConvShape&, const Lanes&) { return true; }
 
-  // shape.images counts for how the lanes are shared between images and patches; any number may be run.
-  //
-  // Throws std::length_error where the interleaved image is too large.
-  ConvPatches(const ConvShape& shape, const Lanes& lanes, const Weights& weights);
-
   // The same for all batches that share their lanes in the same way.
   static ConvShape representative(ConvShape shape, const Lanes& lanes);
 
-  // x: [images][channels][height][width], y: [images][filters][out height][out width]. Each element of y is computed by
-  // one thread in one order, whatever their number.
+  // How lanes, registers and the L1 cache are used.
+  struct Tiling {
+    size_t images, down, across;  // the grid of lanes
+    size_t patch_h, patch_w;      // outputs
+    size_t rows, columns;         // of a tile, outputs of a patch
+    size_t team;                  // index into kTeams
+    size_t block;                 // input channels
+
+    // Without what follows from the shape.
+    Plan plan() const;
+  };
+
+  // All there are for weights of which `kept` are kept, cheapest first.
+  static std::vector<Plan> plans(const ConvShape& shape, const Lanes& lanes, size_t kept);
+
+  // shape.images counts for how the lanes are shared between images and patches; any number may be run. `plan` is one
+  // of the shape's.
+  //
+  // Throws std::length_error where the interleaved image is too large.
+  ConvPatches(const ConvShape& shape, const Lanes& lanes, const Weights& weights, const Plan& plan);
+
+  // x: [images][channels][height][width], y: [images][filters][out height][out width], or arranged, as the shape says.
+  // Each element of y is computed by one thread in one order, whatever their number.
   void run(const Epilogue& epilogue, const float* x, float* y, size_t images, Workers& workers, Scratch& scratch) const;
 
  private:
@@ -41,14 +62,8 @@ class ConvPatches {
     size_t stride, dilation;  // cells
     size_t step, pad;         // pixels
   };
-  // How lanes, registers and the L1 cache are used.
-  struct Tiling {
-    size_t images, down, across;  // the grid of lanes
-    size_t patch_h, patch_w;      // outputs
-    size_t rows, columns;         // of a tile, outputs of a patch
-    size_t team;                  // index into kTeams
-    size_t block;                 // input channels
-  };
+
+  ConvPatches(const ConvShape& shape, const Lanes& lanes);  // to be asked for its plans
 
   size_t tiles_down(const Tiling& t) const { return (t.patch_h + t.rows - 1) / t.rows; }
   size_t tiles_across(const Tiling& t) const { return (t.patch_w + t.columns - 1) / t.columns; }
@@ -60,20 +75,32 @@ class ConvPatches {
   }
   size_t block_vectors(const Tiling& t) const;  // of one channel that the taps of a tile touch
 
-  Tiling choose(size_t kept) const;
+  Tiling tiling(const Plan& plan) const;
   double cost(const Tiling& tiling, size_t kept) const;
   Taps pack(const Weights& weights) const;
   std::vector<Interleave::Lane> sources(size_t row, size_t tile, size_t images) const;
   std::vector<Deinterleave::Lane> targets(size_t row, size_t tile, size_t images) const;
 
+  // What is stored at once: outputs of one tile, from its first row and filter on.
+  struct Piece {
+    size_t group, images, tile, row, rows, filter, filters;
+    float* sums;
+  };
+  size_t within(const ArrangedImage& image, const Halo& halo, const Piece& piece) const;
+  void store(const Piece& piece, const Epilogue& epilogue, float* y) const;
+  void store_arranged(const Piece& piece, const Epilogue& epilogue, float* y, Scratch& scratch) const;
+
   ConvShape shape_;
   const Lanes& lanes_;
   Axis down_, across_;
-  Tiling tiling_;
-  size_t row_pitch_;                // floats: all channels of one row of cells, and one of zeros
-  size_t group_pitch_;              // floats: all rows of all tiles across
-  size_t part_;                     // filters a part
-  std::vector<uint32_t> position_;  // by cell, its vector in the row
+  Tiling tiling_{};
+  size_t row_pitch_ = 0;             // floats: all channels of one row of cells, and one of zeros
+  size_t group_pitch_ = 0;           // floats: all rows of all tiles across
+  size_t part_ = 0;                  // filters a part
+  std::vector<uint32_t> position_;   // by cell, its vector in the row
+  std::vector<uint32_t> ascending_;  // 0, 1, 2 …: positions of a residual's columns
+  std::optional<ArrangedImage> arranged_y_, arranged_residual_;
+  Scattering scattering_;  // of y where it is arranged
   Taps taps_;
 };
 

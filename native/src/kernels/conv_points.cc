@@ -17,7 +17,7 @@ constexpr size_t kMinPart = 64;  // filters: each part copies the inputs anew
 
 bool ConvPoints::supports(const ConvShape& s, const Lanes&) {
   return s.kernel_h == 1 && s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 && s.groups == 1 && s.top == 0 &&
-         s.left == 0 && s.bottom == 0 && s.right == 0;
+         s.left == 0 && s.bottom == 0 && s.right == 0 && !s.arranged();
 }
 
 ConvShape ConvPoints::representative(ConvShape shape, const Lanes&) {
@@ -25,16 +25,21 @@ ConvShape ConvPoints::representative(ConvShape shape, const Lanes&) {
   return shape;
 }
 
-ConvPoints::ConvPoints(const ConvShape& shape, const Lanes& lanes, const Weights& weights)
+std::vector<Plan> ConvPoints::plans(const ConvShape& shape, const Lanes& lanes, size_t kept) {
+  const size_t vectors = ceil_div(static_cast<size_t>(shape.height) * static_cast<size_t>(shape.width), lanes.width);
+  const size_t columns = ceil_div(vectors, ceil_div(vectors, kMaxColumns));
+  return ranked(teams(lanes, columns, static_cast<size_t>(shape.channels), static_cast<size_t>(shape.filters), kept));
+}
+
+ConvPoints::ConvPoints(const ConvShape& shape, const Lanes& lanes, const Weights& weights, const Plan& plan)
     : lanes_(lanes),
       channels_(static_cast<size_t>(shape.channels)),
       filters_(static_cast<size_t>(shape.filters)),
-      pixels_(static_cast<size_t>(shape.height) * static_cast<size_t>(shape.width)) {
-  const size_t vectors = ceil_div(pixels_, lanes_.width);
-  columns_ = ceil_div(vectors, ceil_div(vectors, kMaxColumns));
-  const Teams teams = cheapest_teams(lanes_, columns_, channels_, filters_, count_kept(weights));
-  team_ = teams.team, block_ = teams.block;
-  const size_t tiles = ceil_div(vectors, columns_);
+      pixels_(static_cast<size_t>(shape.height) * static_cast<size_t>(shape.width)),
+      columns_(plan[0]),
+      team_(plan[1]),
+      block_(plan[2]) {
+  const size_t tiles = ceil_div(pixels_, columns_ * lanes_.width);
   part_ = std::min(filters_, std::max(ceil_div(filters_, ceil_div(kTasks, tiles)), kMinPart));
 
   const size_t row_bytes = columns_ * lanes_.width * sizeof(float);

@@ -6,6 +6,7 @@
 
 #include "formats/bitmask.h"
 #include "kernels/lanes.h"
+#include "kernels/plan.h"
 #include "kernels/scratch.h"
 #include "kernels/shapes.h"
 #include "kernels/taps.h"
@@ -15,12 +16,14 @@ namespace sift {
 
 class ConvPoints {
  public:
-  // Strides and padding are ConvPatches' affair.
+  // Strides, padding and arranged tensors are ConvPatches' affair.
   static bool supports(const ConvShape& shape, const Lanes& lanes);
 
   static ConvShape representative(ConvShape shape, const Lanes& lanes);
 
-  ConvPoints(const ConvShape& shape, const Lanes& lanes, const Weights& weights);
+  // As of ConvPatches.
+  static std::vector<Plan> plans(const ConvShape& shape, const Lanes& lanes, size_t kept);
+  ConvPoints(const ConvShape& shape, const Lanes& lanes, const Weights& weights, const Plan& plan);
 
   // As ConvPatches::run.
   void run(const Epilogue& epilogue, const float* x, float* y, size_t images, Workers& workers, Scratch& scratch) const;
@@ -29,7 +32,7 @@ class ConvPoints {
   const Lanes& lanes_;
   size_t channels_, filters_, pixels_;
   size_t columns_;  // vectors in a tile
-  size_t team_ = 0, block_ = 1;
+  size_t team_, block_;
   size_t part_;  // filters
   Taps taps_;
 };

@@ -78,6 +78,27 @@ struct Finish {
   const Epilogue* epilogue;  // for its activation's parameters
 };
 
+// The epilogue but for its bias, and then each vector of sums to where an arranged image has it (see arranged.h).
+struct Arrange {
+  struct Target {
+    static constexpr int32_t kSame = -1;
+    size_t offset;        // floats, from channel 0
+    int32_t permutation;  // which, or kSame
+  };
+  const float* sums;                                  // [channel][row][column] vectors
+  const float* residual;                              // of column 0, row 0 and channel 0, or null
+  size_t residual_row_pitch, residual_channel_pitch;  // floats
+  size_t channels, rows, columns, sums_columns;       // of the columns that the sums have, the first that are stored
+  float* y;
+  size_t y_pitch;         // floats from one channel to the next
+  bool zeros;             // store a channel of zeros behind the last
+  const uint32_t* first;  // [row][column]: the first of its targets; the next one's first is behind the last
+  size_t first_pitch;     // from one row to the next
+  const Target* targets;
+  const int32_t* permutations;  // [permutation][lane]: the lane of the sums, or -1 for 0
+  const Epilogue* epilogue;
+};
+
 constexpr size_t kMaxRows = 4, kMaxColumns = 8;
 constexpr size_t kTeams[] = {1, 2, 4};  // channels in a team
 
@@ -89,6 +110,7 @@ struct Lanes {
   void (*interleave)(const Interleave&);
   void (*deinterleave[kActivations])(const Deinterleave&);
   void (*finish[kActivations])(const Finish&);
+  void (*arrange[kActivations])(const Arrange&);
   Columns columns;
   // As fast as registers allow: rounds * kChains multiplications and additions of vectors.
   float (*multiply)(size_t rounds);

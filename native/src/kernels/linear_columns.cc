@@ -33,12 +33,12 @@ class LinearColumns::Queues {
   float take(size_t row) { return values_[next_[row]++]; }
 
  private:
-  const float* values_;
+  const Values values_;
   std::vector<uint32_t> inputs_;
   std::vector<size_t> next_, end_;  // by row
 };
 
-LinearColumns::LinearColumns(const LinearShape& shape, const Lanes& lanes, const Weights& weights)
+LinearColumns::LinearColumns(const LinearShape& shape, const Lanes& lanes, const Weights& weights, const Plan&)
     : lanes_(lanes), inputs_(static_cast<size_t>(shape.inputs)), outputs_(static_cast<size_t>(shape.outputs)) {
   const size_t whole = ceil_div(ceil_div(outputs_, kTasks), lanes_.width) * lanes_.width;
   part_ = std::clamp(whole, kMinPart, kMaxPart);

@@ -12,6 +12,7 @@
 #include "formats/bitmask.h"
 #include "kernels/columns.h"
 #include "kernels/lanes.h"
+#include "kernels/plan.h"
 #include "kernels/scratch.h"
 #include "kernels/shapes.h"
 #include "kernels/workers.h"
@@ -22,17 +23,21 @@ class LinearColumns {
  public:
   // Few tokens, and no more than 2^20 inputs.
   static bool supports(const LinearShape& shape, const Lanes& lanes) {
-    return shape.inputs <= int64_t{kWindowUnit} << 16 && shape.tokens <= static_cast<int64_t>(lanes.columns.tokens);
+    return !shape.arranged() && shape.inputs <= int64_t{kWindowUnit} << 16 &&
+           shape.tokens <= static_cast<int64_t>(lanes.columns.tokens);
   }
-
-  // The shape is one that is supported, whatever its tokens.
-  LinearColumns(const LinearShape& shape, const Lanes& lanes, const Weights& weights);
 
   // The same for all token counts.
   static LinearShape representative(LinearShape shape, const Lanes&) {
     shape.tokens = 1;
     return shape;
   }
+
+  // There is one: nothing is left to choose.
+  static std::vector<Plan> plans(const LinearShape&, const Lanes&, size_t) { return {Plan{}}; }
+
+  // The shape is one that is supported, whatever its tokens.
+  LinearColumns(const LinearShape& shape, const Lanes& lanes, const Weights& weights, const Plan& plan);
 
   // x: [tokens][inputs], y: [tokens][outputs]; each element of y is computed by one thread in one order.
   void run(const Epilogue& epilogue, const float* x, float* y, size_t tokens, Workers& workers, Scratch& scratch) const;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "formats/pack_taps.h"
+#include "kernels/arranged.h"
 #include "kernels/ceil_div.h"
 #include "kernels/tiles.h"
 
@@ -25,17 +27,29 @@ LinearShape LinearPanels::representative(LinearShape shape, const Lanes& lanes) 
   return shape;
 }
 
-LinearPanels::LinearPanels(const LinearShape& shape, const Lanes& lanes, const Weights& weights)
-    : lanes_(lanes), inputs_(static_cast<size_t>(shape.inputs)), outputs_(static_cast<size_t>(shape.outputs)) {
+std::vector<Plan> LinearPanels::plans(const LinearShape& shape, const Lanes& lanes, size_t kept) {
+  const auto inputs = static_cast<size_t>(shape.inputs), outputs = static_cast<size_t>(shape.outputs);
+  const size_t most = static_cast<size_t>(representative(shape, lanes).tokens) / lanes.width;
+  std::vector<Estimate> found;
+  const size_t given = shape.arranged() ? ArrangedTokens(lanes.width, shape.tokens, 0).columns : 0;
+  for (size_t columns = 1; columns <= most; columns *= 2) {
+    if (given && columns != given) continue;
+    for (Estimate& estimate : teams(lanes, columns, inputs, outputs, kept)) found.push_back(std::move(estimate));
+  }
+  return ranked(std::move(found));
+}
+
+LinearPanels::LinearPanels(const LinearShape& shape, const Lanes& lanes, const Weights& weights, const Plan& plan)
+    : lanes_(lanes),
+      inputs_(static_cast<size_t>(shape.inputs)),
+      outputs_(static_cast<size_t>(shape.outputs)),
+      columns_(plan[0]),
+      team_(plan[1]),
+      block_(plan[2]),
+      arranged_x_(shape.arranged_x),
+      arranged_y_(shape.arranged_y) {
   if (inputs_ > std::numeric_limits<uint32_t>::max() / sizeof(float) / kMaxColumns / lanes.width - 1) {
     throw std::length_error("the layer has too many inputs");
-  }
-  const size_t kept = count_kept(weights),
-               most = static_cast<size_t>(representative(shape, lanes).tokens) / lanes.width;
-  double least = std::numeric_limits<double>::infinity();
-  for (size_t columns = 1; columns <= most; columns *= 2) {
-    const Teams teams = cheapest_teams(lanes, columns, inputs_, outputs_, kept);
-    if (teams.cycles < least) columns_ = columns, team_ = teams.team, block_ = teams.block, least = teams.cycles;
   }
   part_ = std::min(outputs_, std::max(ceil_div(outputs_, kTasks), kMinPart));
   const size_t row_bytes = columns_ * lanes_.width * sizeof(float);
@@ -59,9 +73,11 @@ void LinearPanels::run(const Epilogue& epilogue, const float* x, float* y, size_
                        Scratch& scratch) const {
   const size_t width = lanes_.width, row = columns_ * width, panel = (inputs_ + 1) * row;
   const size_t tiles = ceil_div(tokens, row);
-  const size_t together = std::clamp<size_t>(kGroupBytes / sizeof(float) / panel, 1, std::max<size_t>(tiles, 1));
+  const size_t most = arranged_x_ ? tiles : kGroupBytes / sizeof(float) / panel;
+  const size_t together = std::clamp<size_t>(most, 1, std::max<size_t>(tiles, 1));
   const size_t parts = ceil_div(outputs_, part_), blocks = taps_.blocks;
-  Scratch::Lease panels(scratch, together * panel);
+  Scratch::Lease transposed(scratch, arranged_x_ ? 0 : together * panel);
+  const float* const panels = arranged_x_ ? x : transposed.data();
   // Of the vector `column` of a tile: how many of its tokens exist.
   const auto tokens_of = [&](size_t tile, size_t column) {
     const size_t first = tile * row + column * width;
@@ -72,10 +88,10 @@ void LinearPanels::run(const Epilogue& epilogue, const float* x, float* y, size_
 
   for (size_t first = 0; first < tiles; first += together) {
     const size_t count = std::min(together, tiles - first);
-    workers.each(count * blocks, [&](size_t task) {
+    workers.each(arranged_x_ ? 0 : count * blocks, [&](size_t task) {
       const size_t tile = first + task / blocks, begin = task % blocks * block_;
       const size_t inputs = std::min(block_, inputs_ - begin);
-      float* to = panels.data() + (tile - first) * panel;
+      float* to = transposed.data() + (tile - first) * panel;
       std::vector<Interleave::Lane> lanes(width);
       for (size_t column = 0; column < columns_of(tile); ++column) {
         for (size_t lane = 0; lane < width; ++lane) {
@@ -91,13 +107,23 @@ void LinearPanels::run(const Epilogue& epilogue, const float* x, float* y, size_
       const size_t tile = first + task / parts, part = task % parts;
       const size_t begin = part * part_, outputs = std::min(part_, outputs_ - begin), columns = columns_of(tile);
       Scratch::Lease sums(scratch, ceil_div(outputs, width) * width * columns * width);
-      const float* input = panels.data() + (tile - first) * panel;
+      const float* input = panels + (tile - first) * panel;
       Accumulate a{};
       a.sums = sums.data();
       a.bias = epilogue.bias ? epilogue.bias + begin : nullptr;
       for (size_t block = 0; block < blocks; ++block) {
         a.input = reinterpret_cast<const char*>(input + block * block_ * row);
         taps_.add(a, lanes_, 1, columns, team_, part, block);
+      }
+      if (arranged_y_) {
+        float* const to = y + tile * (outputs_ + 1) * row;
+        for (size_t output = 0; output < outputs; ++output) {
+          lanes_.finish[static_cast<int>(epilogue.activation)]({sums.data() + output * columns * width, nullptr,
+                                                                nullptr, to + (begin + output) * row, columns * width,
+                                                                &epilogue});
+        }
+        if (begin + outputs == outputs_) std::fill_n(to + outputs_ * row, row, 0.0f);
+        return;
       }
       std::vector<Deinterleave::Lane> lanes(width);
       const auto store = [&](size_t column, size_t output, size_t squares, size_t across) {

@@ -1,11 +1,13 @@
 // Sparse linear layer, family "panels": vector lanes are tokens.
 //
 // Y[token][output] = activation(bias[output] + sum of weight * X[token][input] + residual[token][output]) over the kept
-// weights. X is transposed into panels [input][token] of one tile of tokens each, and the sums are transposed back.
+// weights. X is transposed into panels [input][token] of one tile of tokens each, and the sums are transposed back,
+// where they are not arranged (see arranged.h): in panels.
 #pragma once
 
 #include "formats/bitmask.h"
 #include "kernels/lanes.h"
+#include "kernels/plan.h"
 #include "kernels/scratch.h"
 #include "kernels/shapes.h"
 #include "kernels/taps.h"
@@ -17,21 +19,24 @@ class LinearPanels {
  public:
   static bool supports(const LinearShape&, const Lanes&) { return true; }
 
-  // Panels for few tokens are narrow; shape.tokens counts for no more than how narrow.
-  LinearPanels(const LinearShape& shape, const Lanes& lanes, const Weights& weights);
-
   // The same for all token counts that share one width of panels.
   static LinearShape representative(LinearShape shape, const Lanes& lanes);
 
-  // x: [tokens][inputs], y: [tokens][outputs]; threads as in ConvPatches::run.
+  // As of ConvPatches. Panels for few tokens are narrow; shape.tokens counts for no more than how narrow.
+  static std::vector<Plan> plans(const LinearShape& shape, const Lanes& lanes, size_t kept);
+  LinearPanels(const LinearShape& shape, const Lanes& lanes, const Weights& weights, const Plan& plan);
+
+  // x: [tokens][inputs], y: [tokens][outputs], or arranged, as the shape says; y then has no residual. Threads as in
+  // ConvPatches::run.
   void run(const Epilogue& epilogue, const float* x, float* y, size_t tokens, Workers& workers, Scratch& scratch) const;
 
  private:
   const Lanes& lanes_;
   size_t inputs_, outputs_;
-  size_t columns_ = 1;              // vectors in a panel's row
-  size_t team_ = 0;                 // index into kTeams
-  size_t block_ = 1;                // inputs a block
+  size_t columns_;  // vectors in a panel's row
+  size_t team_;     // index into kTeams
+  size_t block_;    // inputs a block
+  bool arranged_x_, arranged_y_;
   size_t part_;                     // outputs a part
   std::vector<uint32_t> position_;  // by input, its first vector in the panel
   Taps taps_;

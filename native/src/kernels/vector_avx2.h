@@ -42,6 +42,12 @@ struct Vector {
     return {_mm256_mul_ps(_mm256_mul_ps(a.v, power(half)), power(_mm256_sub_epi32(whole, half)))};
   }
 
+  // Lane i of the result is lane from[i] of `a`, or 0 where that is negative.
+  static Vector permute(Vector a, const int32_t* from) {
+    const __m256i lanes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return {_mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(lanes, 31)), _mm256_permutevar8x32_ps(a.v, lanes))};
+  }
+
   // Elements 0, 2, 4 … of the two.
   static Vector evens(Vector low, Vector high) {
     const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(low.v, high.v, 0x88));

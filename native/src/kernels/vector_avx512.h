@@ -39,6 +39,12 @@ struct Vector {
   // a * 2^n for a whole n of -252 … 254.
   static Vector ldexp(Vector a, Vector n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
+  // Lane i of the result is lane from[i] of `a`, or 0 where that is negative.
+  static Vector permute(Vector a, const int32_t* from) {
+    const __m512i lanes = _mm512_loadu_si512(from);
+    return {_mm512_maskz_permutexvar_ps(_mm512_cmpge_epi32_mask(lanes, _mm512_setzero_si512()), lanes, a.v)};
+  }
+
   // Elements 0, 2, 4 … of the two.
   static Vector evens(Vector low, Vector high) {
     const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);

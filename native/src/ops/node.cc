@@ -12,6 +12,7 @@ Tensor tensor(const ort::Api& api, const OrtValue* value) {
     OrtTensorTypeAndShapeInfo* info;
     ~Release() { api.ReleaseTensorTypeAndShapeInfo(info); }
   } const release{api, info};
+  check(api.GetTensorElementType(info, &result.type));
   size_t rank = 0;
   check(api.GetDimensionsCount(info, &rank));
   result.dimensions.resize(rank);
@@ -65,6 +66,24 @@ float NodeInfo::number(const char* attribute) const {
     throw Refused(ort::kInvalidGraph, std::string("attribute ") + attribute + " is missing or not a number");
   }
   return value;
+}
+
+std::optional<std::string> NodeInfo::optional_text(const char* attribute) const {
+  size_t size = 0;
+  if (OrtStatus* status = api_.KernelInfoGetAttribute_string(info_, attribute, nullptr, &size)) {
+    api_.ReleaseStatus(status);
+    return std::nullopt;
+  }
+  return text([&](char* out, size_t* room) { return api_.KernelInfoGetAttribute_string(info_, attribute, out, room); });
+}
+
+std::vector<int64_t> NodeInfo::optional_integers(const char* attribute, size_t count) const {
+  size_t size = 0;
+  if (OrtStatus* status = api_.KernelInfoGetAttributeArray_int64(info_, attribute, nullptr, &size)) {
+    api_.ReleaseStatus(status);
+    return {};
+  }
+  return integers(attribute, count);
 }
 
 std::vector<int64_t> NodeInfo::integers(const char* attribute, size_t count) const {

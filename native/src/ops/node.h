@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -52,7 +53,8 @@ OrtStatus* guarded(const ort::Api& api, const std::string& where, const Body& bo
 
 struct Tensor {
   std::vector<int64_t> dimensions;
-  void* data;
+  void* data = nullptr;
+  int type = ort::kUndefined;  // of its elements
 
   size_t size() const;
 };
@@ -68,6 +70,10 @@ class NodeInfo {
   std::string name() const;
   int64_t integer(const char* attribute) const;
   float number(const char* attribute) const;
+  // Nothing where there is no such attribute.
+  std::optional<std::string> optional_text(const char* attribute) const;
+  // Empty where there is no such attribute.
+  std::vector<int64_t> optional_integers(const char* attribute, size_t count) const;
   // Refuses another count of entries than `count`.
   std::vector<int64_t> integers(const char* attribute, size_t count) const;
   bool has_input(size_t index) const;

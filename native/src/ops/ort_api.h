@@ -31,11 +31,13 @@ constexpr uint32_t kApiVersion = 17;
   SLOT(27, CustomOpDomain_Add, OrtCustomOpDomain* domain, const CustomOp* op)                                         \
   SLOT(28, AddCustomOpDomain, OrtSessionOptions* options, OrtCustomOpDomain* domain)                                  \
   SLOT(51, GetTensorMutableData, OrtValue* value, void** out)                                                         \
+  SLOT(60, GetTensorElementType, const OrtTensorTypeAndShapeInfo* info, int* out)                                     \
   SLOT(61, GetDimensionsCount, const OrtTensorTypeAndShapeInfo* info, size_t* out)                                    \
   SLOT(62, GetDimensions, const OrtTensorTypeAndShapeInfo* info, int64_t* out, size_t count)                          \
   SLOT(65, GetTensorTypeAndShape, const OrtValue* value, OrtTensorTypeAndShapeInfo** out)                             \
   SLOT(85, KernelInfoGetAttribute_float, const OrtKernelInfo* info, const char* name, float* out)                     \
   SLOT(86, KernelInfoGetAttribute_int64, const OrtKernelInfo* info, const char* name, int64_t* out)                   \
+  SLOT(87, KernelInfoGetAttribute_string, const OrtKernelInfo* info, const char* name, char* out, size_t* size)       \
   SLOT(90, KernelContext_GetInput, const OrtKernelContext* context, size_t index, const OrtValue** out)               \
   SLOT(91, KernelContext_GetOutput, OrtKernelContext* context, size_t index, const int64_t* dimensions, size_t count, \
        OrtValue** out)                                                                                                \
@@ -55,7 +57,7 @@ constexpr uint32_t kApiVersion = 17;
   SLOT(99, ReleaseTensorTypeAndShapeInfo, OrtTensorTypeAndShapeInfo* it)
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kNotImplemented = 9, kInvalidGraph = 10 };
-enum ElementType : int { kFloat = 1, kUint8 = 2 };
+enum ElementType : int { kUndefined = 0, kFloat = 1, kUint8 = 2, kFloat16 = 10, kBFloat16 = 16 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 
 // OrtCustomOp as of version 17; onnxruntime reads no field that a later version added.

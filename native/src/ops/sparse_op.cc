@@ -20,14 +20,38 @@ void check_range(const char* attribute, const std::vector<int64_t>& values, int6
   }
 }
 
+std::optional<StoredWay> stored_way(const NodeInfo& node) {
+  const std::optional<std::string> text = node.optional_text("plan");
+  if (!text) return std::nullopt;
+  try {
+    StoredWay way = parse_way(*text);
+    return way.cpu == cpu() ? std::optional(std::move(way)) : std::nullopt;
+  } catch (const std::invalid_argument& why) {
+    throw Refused(ort::kInvalidGraph, why.what());
+  }
+}
+
+Values values_of(const Tensor& values) {
+  switch (values.type) {
+    case ort::kFloat:
+      return {values.data, ValueType::kFloat};
+    case ort::kFloat16:
+      return {values.data, ValueType::kFloat16};
+    case ort::kBFloat16:
+      return {values.data, ValueType::kBFloat16};
+  }
+  throw Refused(ort::kInvalidGraph,
+                "values must be float32, float16 or bfloat16, not of ONNX's type " + std::to_string(values.type));
+}
+
 Parameters::Parameters(const NodeInfo& node, const std::vector<int64_t>& weight_shape)
     : rows(static_cast<size_t>(weight_shape[0])), columns(1), has_bias(node.has_input(kBias)) {
-  for (size_t i = 0; i < weight_shape.size(); ++i) {
+  for (size_t i = 1; i < weight_shape.size(); ++i) {
     const auto extent = static_cast<size_t>(weight_shape[i]);
-    if (i > 0) columns *= extent;
-    if (columns > kMaxWeights / rows) {
+    if (extent > kMaxWeights / rows / columns) {
       throw Refused(ort::kInvalidGraph, "attribute weight_shape " + to_string(weight_shape) + " is too large");
     }
+    columns *= extent;
   }
   const Tensor bitmask = node.constant(kBitmask, "bitmask"), values = node.constant(kValues, "values");
   for (const Tensor* tensor : {&bitmask, &values}) {
@@ -36,6 +60,7 @@ Parameters::Parameters(const NodeInfo& node, const std::vector<int64_t>& weight_
                                             " must have one dimension, not shape " + to_string(tensor->dimensions));
     }
   }
+  values_of(values);
   const std::string why =
       why_invalid(static_cast<const uint8_t*>(bitmask.data), bitmask.size(), values.size(), rows * columns);
   if (!why.empty()) throw Refused(ort::kInvalidGraph, why);

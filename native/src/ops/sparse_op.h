@@ -4,11 +4,14 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "dispatch/kernel.h"
+#include "dispatch/ways.h"
+#include "ops/arranged_tensor.h"
 #include "ops/node.h"
 #include "ops/report.h"
 
@@ -44,8 +47,20 @@ struct Parameters {
   bool has_bias;
 };
 
+// The kept weights in the input `values`. Refuses a type that is none of theirs.
+Values values_of(const Tensor& values);
+
 // Refuses an entry of `values` outside [least, kMaxExtent].
 void check_range(const char* attribute, const std::vector<int64_t>& values, int64_t least);
+
+// Which of a node's tensors may be arranged: what its attribute `arranged` says.
+struct Arrangement {
+  bool x = false, y = false;
+  Halo halo;  // of Y
+};
+
+// What the node's attribute `plan` says, where that is for this processor. Refuses one that says nothing.
+std::optional<StoredWay> stored_way(const NodeInfo& node);
 
 // The kernel for each shape lately met, its weights repacked.
 template <class Shape>
@@ -53,21 +68,27 @@ class Repacked {
  public:
   struct Entry {
     Shape shape;
+    const Kernel<Shape>* usual;  // which the shape stands for all of
+    bool stored;                 // whether the way is the stored one
     const Kernel<Shape>* kernel;
     std::unique_ptr<const Prepared> prepared;
   };
 
+  explicit Repacked(std::optional<StoredWay> stored) : stored_(std::move(stored)) {}
+
   std::shared_ptr<const Entry> get(const Shape& asked, const Parameters& parameters, const RunContext& context) {
-    const Kernel<Shape>& kernel = choose(asked);
-    const Shape shape = kernel.representative(asked);
+    const Kernel<Shape>& usual = choose(asked);
+    const Shape shape = usual.representative(asked);
+    const bool stored = stored_ && stored_->sizes == asked.sizes();
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& entry : recent_) {
-      if (entry->kernel == &kernel && entry->shape.tied() == shape.tied()) return entry;
+      if (entry->stored == stored && entry->usual == &usual && entry->shape.tied() == shape.tied()) return entry;
     }
     const Weights weights{parameters.rows, parameters.columns,
-                          static_cast<const uint8_t*>(context.input(kBitmask).data),
-                          static_cast<const float*>(context.input(kValues).data)};
-    auto entry = std::make_shared<const Entry>(Entry{shape, &kernel, kernel.prepare(shape, weights)});
+                          static_cast<const uint8_t*>(context.input(kBitmask).data), values_of(context.input(kValues))};
+    const Way<Shape> way = way_of(asked, count_kept(weights), stored ? &*stored_ : nullptr);
+    auto prepared = way.kernel->prepare(way.kernel->representative(asked), weights, way.plan);
+    auto entry = std::make_shared<const Entry>(Entry{shape, &usual, stored, way.kernel, std::move(prepared)});
     if (recent_.size() == kShapes) recent_.erase(recent_.begin());
     recent_.push_back(entry);
     return entry;
@@ -76,6 +97,7 @@ class Repacked {
  private:
   static constexpr size_t kShapes =
       4;  // each holds a copy of the weights; image sizes rarely vary more within a session
+  const std::optional<StoredWay> stored_;
   std::mutex mutex_;
   std::vector<std::shared_ptr<const Entry>> recent_;
 };
@@ -90,6 +112,7 @@ class SparseOp {
         layer_(node),
         parameters_(node, layer_.weight_shape),
         scratch_(Scratch::shared()),
+        repacked_(stored_way(node)),
         record_(name, variant.name.c_str()) {
     const ActivationName& attributes = kActivationNames[static_cast<int>(variant.activation)];
     epilogue_.activation = variant.activation;
@@ -99,23 +122,33 @@ class SparseOp {
 
   void compute(OrtKernelContext* raw) {
     const RunContext context(api_, raw);
-    const Tensor x = context.input(kX);
-    const auto problem = layer_.problem(x.dimensions);
+    const size_t lanes = lanes_of(usable_isas().front()).width;
+    const Meaning x = layer_.arrangement.x ? open_arranged(context.input(kX), lanes) : as_it_is(context.input(kX));
+    auto problem = layer_.problem(x.dimensions);
     Epilogue epilogue = epilogue_;
     if (parameters_.has_bias) epilogue.bias = static_cast<const float*>(context.input(kBias).data);
+    std::optional<Meaning> residual;
     if (variant_.adds) {
-      const Tensor residual = context.input(kResidual);
-      if (residual.dimensions != problem.output) {
-        throw Refused(ort::kInvalidArgument, "residual has shape " + to_string(residual.dimensions) +
+      residual = layer_.residual(context.input(kResidual), lanes);
+      if (residual->dimensions != problem.output) {
+        throw Refused(ort::kInvalidArgument, "residual has shape " + to_string(residual->dimensions) +
                                                  " where the output has " + to_string(problem.output));
       }
-      epilogue.residual = static_cast<const float*>(residual.data);
+      epilogue.residual = residual->data;
     }
-    float* y = context.output(0, problem.output);
+    layer_.arrange(problem.shape, x, residual, lanes);
+    float* y = nullptr;
+    if (problem.shape.arranged_y) {
+      const size_t floats = kHeaderFloats + layer_.arranged_floats(problem.shape, lanes);
+      y = begin_arranged(context.output(0, {static_cast<int64_t>(floats)}), problem.output, layer_.arrangement.halo,
+                         lanes);
+    } else {
+      y = context.output(0, problem.output);
+    }
     if (problem.count == 0) return;
     const auto entry = repacked_.get(problem.shape, parameters_, context);
     SessionWorkers workers(context);
-    entry->prepared->run(epilogue, static_cast<const float*>(x.data), y, problem.count, workers, *scratch_);
+    entry->prepared->run(epilogue, x.data, y, problem.count, workers, *scratch_);
     record_.ran(entry->kernel->name, sift::name(entry->kernel->isa));
   }
 
@@ -163,7 +196,7 @@ Variant SparseOp<Layer>::variant(Activation activation, bool adds) {
     return static_cast<const Variant*>(self)->adds ? kResidual + 1 : kBias + 1;
   };
   op.GetInputType = [](const ort::CustomOp*, size_t index) -> int {
-    return index == kBitmask ? ort::kUint8 : ort::kFloat;
+    return index == kBitmask ? ort::kUint8 : index == kValues ? ort::kUndefined : ort::kFloat;  // undefined: any
   };
   op.GetInputCharacteristic = [](const ort::CustomOp*, size_t index) -> int {
     return index == kBias ? ort::kOptional : ort::kRequired;
