@@ -113,7 +113,7 @@ std::vector<Plan> ConvPatches::plans(const ConvShape& shape, const Lanes& lanes,
       if (given && (t.images != given->images || t.down != given->down)) continue;
       for (t.rows = 1; t.rows <= std::min(kMaxRows, t.patch_h); ++t.rows) {
         for (t.columns = std::min(kMaxColumns, t.patch_w); t.columns > 0; --t.columns) {
-          if (given ? t.columns > given->columns : false) continue;
+          if (given && t.columns > given->columns) continue;
           if (given ? t.columns < given->columns : t.columns < kMaxColumns / 2 && t.columns < t.patch_w) break;
           t.block =
               std::clamp<size_t>(input_bytes() / (of.block_vectors(t) * lanes.width * sizeof(float)), 1, channels);
@@ -134,6 +134,7 @@ double ConvPatches::cost(const Tiling& t, size_t kept) const {
   const Cycles each(lanes_);
   const double line = 3.0;  // a vector, or a piece of a row, between the image and the lanes
   const double channels = static_cast<double>(shape_.channels), filters = static_cast<double>(shape_.filters);
+  const double elements = filters * static_cast<double>(shape_.group_channels() * shape_.kernel_h * shape_.kernel_w);
   const double taps = static_cast<double>(kept), across = static_cast<double>(tiles_across(t));
   const double groups = std::ceil(static_cast<double>(shape_.images) / static_cast<double>(t.images));
   const double sums = static_cast<double>(t.patch_h * t.columns) * across;  // vectors a filter, all tiles
@@ -147,8 +148,8 @@ double ConvPatches::cost(const Tiling& t, size_t kept) const {
       channels * across * static_cast<double>(down_.cells(t.patch_h) * ceil_div(across_.cells(t.columns), width));
   const double pieces_out = filters * across * static_cast<double>(t.patch_h * width);
   const double squares_out = pieces_out / static_cast<double>(width / t.columns * width);
-  return groups * (taps * (sums * each.multiply + tiles * (each.tap + stream * sizeof(Tap))) +
-                   blocks * filters * (sums * each.spill + tiles * each.visit / team) +
+  return groups * (taps * (sums * each.multiply(t.team, taps / elements) + tiles * (each.tap + stream * sizeof(Tap))) +
+                   blocks * filters * (sums * each.spill + tiles * each.visit(t.team) / team) +
                    line * (static_cast<double>(width) * (squares_in + squares_out) + pieces_out));
 }
 

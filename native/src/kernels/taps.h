@@ -25,6 +25,10 @@ struct TapLayout {
   std::vector<uint32_t> zeros;               // by block: where its inputs are 0, for a team's shorter rows
   std::vector<std::vector<Column>> columns;  // by group
 
+  // Of all groups' columns, counted on from one to the next.
+  const Column& column(size_t number) const {
+    return columns[number / columns.front().size()][number % columns.front().size()];
+  }
   size_t parts() const { return (rows + rows_per_part - 1) / rows_per_part; }
 };
 
@@ -33,7 +37,7 @@ struct Taps {
   struct Slice {
     size_t run, channel, tap;  // the first of each
   };
-  std::vector<Tap> taps;
+  std::vector<Tap> taps;  // and words of trios, each slice's in whole taps
   std::vector<Run> runs;
   std::vector<uint32_t> channels;  // rows, counted from the part's first
   std::vector<Slice> slices;       // [part][block][0: teams, 1: rows alone]; one more at the end

@@ -15,12 +15,17 @@ size_t input_bytes();
 
 // Cycles, from timings of all tilings of ResNet-18's layers and their widened forms.
 struct Cycles {
-  explicit Cycles(const Lanes& lanes) : multiply(lanes.width > 8 ? 0.8 : 0.6) {}
+  explicit Cycles(const Lanes& lanes) : load(lanes.width > 8 ? 0.4 : 0.1), one(lanes.width > 8 ? 0.4 : 0.5) {}
 
-  double multiply;     // a vector of sums, with an input from the L1 cache
+  // A vector of sums, with an input from the L1 cache: in a trio, one that the others may need. `team` is an index into
+  // kTeams, `density` the share of weights that are kept.
+  double multiply(size_t team, double density) const;
+
+  double load, one;    // of a vector, and the multiplication itself
   double tap = 0.4;    // for each tap of a tile
   double spill = 2.4;  // a vector of sums, into registers and out
-  double visit = 3.0;  // for each team in a block
+  // For each team in a block: of the three loops of a trio the ends are hard to foresee.
+  double visit(size_t team) const { return team == kTrio ? 15.0 : 3.0; }
 };
 
 // Plans for tiles of one row of `columns` vectors, whose inputs have no order in space: columns, the team as an index

@@ -21,6 +21,9 @@ struct Vector {
   void store(float* to) const { _mm256_store_ps(to, v); }                   // aligned
   void store_unaligned(float* to) const { _mm256_storeu_ps(to, v); }
 
+  // In a register from here on: g++ would load it anew for each use, in one instruction with that.
+  void hold() { __asm__("" : "+x"(v)); }
+
   // Lanes begin … end - 1. Memory of the other lanes is not touched; a load sets them to 0.
   using Range = __m256i;
   static Range range(size_t begin, size_t end) { return _mm256_andnot_si256(first(begin), first(end)); }

@@ -21,6 +21,9 @@ struct Vector {
   void store(float* to) const { _mm512_store_ps(to, v); }                   // aligned
   void store_unaligned(float* to) const { _mm512_storeu_ps(to, v); }
 
+  // In a register from here on: g++ would load it anew for each use, in one instruction with that.
+  void hold() { __asm__("" : "+v"(v)); }
+
   // Lanes begin … end - 1. Memory of the other lanes is not touched; a load sets them to 0.
   using Range = __mmask16;
   static Range range(size_t begin, size_t end) { return static_cast<Range>((1u << end) - (1u << begin)); }

@@ -37,6 +37,8 @@ struct Vector {
   }
   void store_unaligned(float* to) const { std::memcpy(to, this, sizeof(*this)); }
 
+  void hold() {}
+
   // Lanes begin … end - 1. Memory of the other lanes is not touched; a load sets them to 0.
   struct Range {
     size_t begin, end;
