@@ -62,7 +62,7 @@ def _of_matrix(layer: Candidate) -> float:
         return _NEVER if rows <= 8 else 0.75 if weights < 2**15 else 0.6
     if weights < 2**19:
         return 0.8 if rows <= 8 else 0.6
-    return 0.65 if 1 < rows < 32 else _HALF  # a single row waits for memory
+    return 0.65 if 4 < rows < 16 else _HALF  # one row, or a few, wait for memory; many share what they load
 
 
 def _of_convolution(layer: Candidate) -> float:
@@ -75,5 +75,5 @@ def _of_convolution(layer: Candidate) -> float:
     if pixels < 64:
         return _NEVER if pixels < 16 else 0.75 if weights < 2**17 else 0.65 if pixels < 32 else _HALF
     if pointwise:
-        return 0.8 if weights < 2**14 else 0.6
+        return 0.8 if weights < 2**14 else _HALF
     return _HALF if layer.group == 1 else 0.6

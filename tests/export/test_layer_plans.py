@@ -23,7 +23,7 @@ def sparse_linear(rows: int | str, *uses: str, kept: int = 3072 * 768 * 4 // 10)
         )
         for x in uses
     ]
-    sizes = {"x": rows, "few": 16}
+    sizes = {"x": rows, "few": 8}
     inputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, [sizes[x], 768]) for x in uses]
     stored = [TensorProto(name=name, data_type=kind, dims=dims) for name, kind, dims in (
         ("w.bitmask", TensorProto.UINT8, [3072 * 768 // 8]), ("w.values", TensorProto.FLOAT, [kept]),
@@ -38,9 +38,9 @@ def sparse_linear(rows: int | str, *uses: str, kept: int = 3072 * 768 * 4 // 10)
     ("rows", "dims", "dense"),
     [
         (128, {}, False),
-        (16, {}, True),
+        (8, {}, True),
         ("n", {"n": 128}, False),
-        ("n", {"n": 16, "other": 3}, True),
+        ("n", {"n": 8, "other": 3}, True),
         ("n", {"n": 1}, False),
     ],
 )
@@ -51,12 +51,12 @@ def test_an_estimate_knows_the_sizes_of_the_input(rows: int | str, dims: dict[st
 
 @pytest.mark.parametrize(("least", "dense"), [(0.61, True), (0.6, False), (0.0, False)])
 def test_a_share_of_zeros_decides_alone(least: float, dense: bool) -> None:
-    for rows in (16, 128):
+    for rows in (8, 128):
         assert by_estimate(least, {})(sparse_linear(rows, "x")).dense == ({"w"} if dense else set())
 
 
 def test_a_weight_is_sparse_where_that_is_faster_for_one_of_its_layers() -> None:
-    assert by_estimate(None, {})(sparse_linear(16, "few", "x")).dense == {"w"}
+    assert by_estimate(None, {})(sparse_linear(8, "few", "x")).dense == {"w"}
     assert by_estimate(None, {})(sparse_linear(128, "few", "x")).dense == set()
 
 
