@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from sift_cli import __version__
-from sift_cli.commands import _output, analyze, bench, demo, densify, export, flops, inspect, run, transform
+from sift_cli.commands import _output, analyze, bench, demo, densify, export, flops, inspect, run, train, transform
 from sift_cli.errors import SiftError
 
 #: Typer has it, and does not export it.
@@ -50,7 +50,7 @@ def root(
         raise typer.Exit
 
 
-for command in (inspect, analyze, flops, transform, export, run, bench, densify, demo):
+for command in (inspect, analyze, flops, transform, train, export, run, bench, densify, demo):
     app.command(name=command.__name__.rpartition(".")[2], help=command.__doc__)(command.command)
 
 

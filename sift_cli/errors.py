@@ -173,8 +173,8 @@ class OutputError(SiftError):
 
 
 class OutputExists(OutputError):
-    def __init__(self, path: object) -> None:
-        super().__init__(f"{path} already exists", hint="pass --force to replace it", path=str(path))
+    def __init__(self, path: object, *, hint: str = "pass --force to replace it") -> None:
+        super().__init__(f"{path} already exists", hint=hint, path=str(path))
 
 
 class OutputUnwritable(OutputError):

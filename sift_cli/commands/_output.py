@@ -52,12 +52,18 @@ def note(line: str) -> None:
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """A spinner on stderr while the block runs; nothing where stderr is no terminal."""
-    console = _console(stderr=True)
-    if _json or not console.is_terminal:
+    console = terminal()
+    if console is None:
         yield
         return
     with console.status(what):
         yield
+
+
+def terminal() -> Console | None:
+    """stderr where what is said about the work may move; None under ``--json`` and where stderr is no terminal."""
+    console = _console(stderr=True)
+    return console if console.is_terminal and not _json else None
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> None:

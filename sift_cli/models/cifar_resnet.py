@@ -41,9 +41,14 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """(N, 3, 32, 32) images → (N, num_classes) logits. Any multiple of 8 will do for the image size."""
+    """(N, 3, 32, 32) images → (N, num_classes) logits. Any multiple of 8 will do for the image size.
 
-    def __init__(self, depths: Sequence[int], num_classes: int = 100, width: int = 64) -> None:
+    With ``zero_init_residual`` the last BatchNorm of each block begins at 0, so that each block begins as its shortcut.
+    """
+
+    def __init__(
+        self, depths: Sequence[int], num_classes: int = 100, width: int = 64, zero_init_residual: bool = False
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -55,6 +60,8 @@ class CifarResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock) and zero_init_residual:
+                nn.init.zeros_(module.bn2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))

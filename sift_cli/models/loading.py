@@ -50,7 +50,7 @@ class LoadedModel:
 
 
 def load(
-    source: str | Path,
+    source: str | Path | Architecture,
     *,
     arch: str | Architecture | None = None,
     allow_pickle: bool = False,
@@ -62,8 +62,8 @@ def load(
     """Load a model from a file, or build one from its name.
 
     Args:
-        source: A file with weights; or, where there is no such file, an architecture such as ``torchvision:resnet18``,
-            which is built with random weights.
+        source: A file with weights; or an architecture, or where there is no such file the name of one such as
+            ``torchvision:resnet18``, which is built with random weights.
         arch: Architecture of a file, instead of recognising it. A string leaves the number of classes to the file; an
             :class:`Architecture` is taken as it is.
         allow_pickle: Load pickles that run code.
@@ -79,7 +79,10 @@ def load(
         MissingExtra: The architecture's package is not installed.
         ModelError: The weights do not fit the architecture, or the file was written by ``sift transform``.
     """
-    path, device = Path(source), "cpu" if weights else "meta"
+    device = "cpu" if weights else "meta"
+    if isinstance(source, Architecture):
+        return _random(source, seed, input_shape, input_arrays, device)
+    path = Path(source)
     if not path.exists() and _names_architecture(str(source)):
         if arch is not None:
             raise ModelError(f"{source} is an architecture already", hint="leave out --arch, or name a file")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 OLDEST = (1, 17)
 
 _watches: weakref.WeakKeyDictionary[Any, Watch] = weakref.WeakKeyDictionary()
+_registered: weakref.WeakSet[Any] = weakref.WeakSet()  # session options; a second time is an error in onnxruntime
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def session(
 
     Raises:
         RuntimeUnavailable: No onnxruntime, one older than 1.17, no native library, a ``SIFT_FORCE_ISA`` that does not
-            fit, or an op in the model that neither onnxruntime nor the library knows.
+            fit, options on which somebody else registered the library, or an op in the model that neither onnxruntime
+            nor the library knows.
         Unreadable: There is no such file, or the system refuses it.
         Malformed: The file is not a model that onnxruntime accepts; the sentence is onnxruntime's or the op's own.
     """
@@ -80,7 +82,9 @@ def session(
     path = library_path()
     with watch(path) as seen:
         try:
-            options.register_custom_ops_library(path)
+            if options not in _registered:
+                options.register_custom_ops_library(path)
+                _registered.add(options)
         except Exception as error:
             raise RuntimeUnavailable(f"onnxruntime does not accept {path}: {sentence(error)}") from None
         opened = _open(ort, source, options)
@@ -190,6 +194,11 @@ def _refusal(source: str | bytes, error: Exception) -> SiftError:
     why = sentence(error)
     if "SIFT_FORCE_ISA" in why:
         return RuntimeUnavailable(why, hint="unset SIFT_FORCE_ISA to use the best there is")
+    if "Domain already set in registry" in why:
+        return RuntimeUnavailable(
+            "the session options have sift's library already",
+            hint="leave its registration to this function, or open the session with onnxruntime itself",
+        )
     if unknown := re.search(r"(\S+?)\(-?\d+\) is not a registered function/op", why):
         return RuntimeUnavailable(
             f"{unknown[1]} is an op that onnxruntime does not know here",

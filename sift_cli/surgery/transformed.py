@@ -12,11 +12,12 @@ from torch import nn
 
 from sift_cli.core.certificate import Certificate
 from sift_cli.core.masks import Mask, MaskSet
-from sift_cli.core.plan import TransformPlan
+from sift_cli.core.plan import AttachMask, TransformPlan
 from sift_cli.errors import ModelError
 from sift_cli.models import LoadedModel
 from sift_cli.models.calling import Inputs
 from sift_cli.surgery.apply import apply
+from sift_cli.surgery.packed import PackedMask
 
 _OF_MODULE, _OF_PARAMETER = "_sift_masks", "_sift_mask"
 
@@ -54,13 +55,18 @@ def transform(model: LoadedModel, plan: TransformPlan, given: Mapping[str, Mask]
         PlanError: The plan does not fit the model.
     """
     module, masks = apply(model.module, plan, given)
-    attach_masks(module, masks)
+    attach_masks(module, masks, plan)
     return TransformedModel(module.eval(), masks, plan, model.inputs, model.provenance)
 
 
-def attach_masks(module: nn.Module, masks: MaskSet) -> None:
+def attach_masks(module: nn.Module, masks: MaskSet, plan: TransformPlan | None = None) -> None:
     """Let the parameters of ``module`` carry ``masks``, and no others, outside its ``state_dict``: that stays what the
     plain architecture loads.
+
+    Args:
+        module: The module.
+        masks: Masks by parameter name.
+        plan: Where kept weights may lie; None lets them lie anywhere.
 
     Raises:
         ModelError: A mask is for a name that is no parameter, or for one of another shape.
@@ -69,16 +75,25 @@ def attach_masks(module: nn.Module, masks: MaskSet) -> None:
         child.__dict__.pop(_OF_MODULE, None)
     for one in module.parameters():
         one.__dict__.pop(_OF_PARAMETER, None)
+    edits = {edit.tensor: edit for edit in (plan.edits if plan else ()) if isinstance(edit, AttachMask)}
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    kept: dict[int, torch.Tensor] = {}
+    packed = {}
     for name, mask in masks.items():
         if name not in parameters or parameters[name].shape != mask.shape:
             raise ModelError(f"there is a mask of shape {mask.shape} for {name!r}, which is no such parameter")
-        kept[id(parameters[name])] = torch.from_numpy(mask.to_bool())
+        edit = edits.get(name)
+        packed[name] = PackedMask.of(mask) if edit is None else PackedMask.of(mask, edit.pattern, edit.output_axis)
+    carry(module, packed)
+
+
+def carry(module: nn.Module, masks: Mapping[str, PackedMask]) -> None:
+    """Let the parameters of these names carry ``masks`` under each of their names, and leave all others as they are."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    carried = {id(parameters[name]): mask for name, mask in masks.items()}
     for child in module.modules():
         for key, parameter in child._parameters.items():
-            if id(parameter) in kept:
-                _remember(child, key, kept[id(parameter)])
+            if id(parameter) in carried:
+                _remember(child, key, carried[id(parameter)])
 
 
 def without_masks(module: nn.Module) -> nn.Module:
@@ -95,7 +110,26 @@ def masks_of(module: nn.Module) -> dict[str, torch.Tensor]:
 
     Masks go where their weights go. ``module`` may be the model as it was loaded, a part of it, or anything that is
     built around such a part (a detector on its body, ``DataParallel``, ``torch.compile``); names are those of the
-    parameters of ``module``. Empty for a dense model.
+    parameters of ``module``. Empty for a dense model. The mask of a sharded weight is a ``DTensor`` like the weight.
+
+    Raises:
+        ModelError: The weight of a mask is gone, or has another shape now.
+    """
+    masks = {}
+    for name, packed in packed_masks_of(module).items():
+        masks[name] = packed.kept()
+        if packed.whole is not None:
+            from torch.distributed.tensor import DTensor
+
+            like: Any = module.get_parameter(name)
+            masks[name] = DTensor.from_local(
+                masks[name], like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+            )
+    return masks
+
+
+def packed_masks_of(module: nn.Module) -> dict[str, PackedMask]:
+    """:func:`masks_of` as the parameters carry them: what changes in one of these changes in the model.
 
     Raises:
         ModelError: The weight of a mask is gone, or has another shape now.
@@ -104,12 +138,12 @@ def masks_of(module: nn.Module) -> dict[str, torch.Tensor]:
     for name, parameter in module.named_parameters():
         path, _, key = name.rpartition(".")
         owner = module.get_submodule(path)
-        mask = getattr(parameter, _OF_PARAMETER, owner.__dict__.get(_OF_MODULE, {}).get(key))
+        mask: PackedMask | None = getattr(parameter, _OF_PARAMETER, owner.__dict__.get(_OF_MODULE, {}).get(key))
         if mask is None:
             continue
-        if mask.shape != parameter.shape:
+        if mask.parameter_shape != parameter.shape:
             raise ModelError(
-                f"{name} has shape {tuple(parameter.shape)} and a mask of shape {tuple(mask.shape)}",
+                f"{name} has shape {tuple(parameter.shape)} and a mask of shape {mask.parameter_shape}",
                 hint="transform the model again in the new shape",
             )
         # Moved once, not at each step; and a mask on the meta device would be gone.
@@ -128,15 +162,16 @@ def apply_masks(module: nn.Module) -> None:
     Raises:
         ModelError: It has no masks, so nothing would happen; or as :func:`masks_of`.
     """
-    masks = masks_of(module)
+    masks = packed_masks_of(module)
     if not masks:
         raise ModelError("the model has no masks", hint="load it with sift_cli.load from a file of sift transform")
     with torch.no_grad():
         for name, mask in masks.items():
-            module.get_parameter(name).masked_fill_(~mask, 0.0)
+            weight: Any = module.get_parameter(name)
+            mask.clear_outside([weight if mask.whole is None else weight.to_local()])
 
 
-def _remember(owner: nn.Module, key: str, mask: torch.Tensor) -> None:
+def _remember(owner: nn.Module, key: str, mask: PackedMask) -> None:
     """Note the mask of ``owner``'s parameter ``key`` in two places, because each survives what the other does not.
 
     A parameter is a new object after ``deepcopy`` and ``load_state_dict(assign=True)``, and its owner remembers. An

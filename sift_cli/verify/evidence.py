@@ -40,8 +40,8 @@ class Evidence:
 
 def macs_claim(plan: TransformPlan) -> str:
     """What is measured of the MACs of every transform: that they are the dense model's, unless the plan was asked for
-    other ones by name."""
-    return "planned_macs" if plan.options.get("compat") else "iso_flop"
+    other ones by name, or has masks that were made in training."""
+    return "planned_macs" if plan.options.get("compat") or "planned_macs" in plan.promises else "iso_flop"
 
 
 def certify(evidence: Evidence) -> Certificate:

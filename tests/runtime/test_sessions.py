@@ -83,6 +83,25 @@ def test_given_options_are_used(library: str) -> None:
     assert used.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 
 
+def test_the_same_options_open_several_sessions(one_node: Node) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    for _ in range(3):
+        opened = session(linear(one_node), options=options)
+        assert opened.run(None, {"X": np.ones((1, 2), np.float32)})[0].tolist() == [[5.0]]
+        assert kernels(opened)[0].runs == 1
+
+
+def test_options_that_have_the_library_already_are_refused(one_node: Node) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(library_path())
+    with pytest.raises(RuntimeUnavailable, match="the session options have sift's library already"):
+        session(linear(one_node), options=options)
+
+
 @pytest.mark.parametrize(
     ("model", "error", "why"),
     [

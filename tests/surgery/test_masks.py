@@ -18,7 +18,7 @@ from sift_cli.compat import import_timm, import_torchvision
 from sift_cli.core.masks import Mask, MaskSet
 from sift_cli.errors import ModelError
 from sift_cli.flops import count_module
-from sift_cli.surgery import apply_masks, attach_masks, masks_of, without_masks
+from sift_cli.surgery import apply_masks, attach_masks, masks_of, packed_masks_of, without_masks
 
 Build = Callable[[nn.Module], nn.Module]
 
@@ -270,6 +270,6 @@ def test_without_masks_is_the_same_model_and_leaves_its_argument_alone() -> None
 def test_masks_move_to_the_device_once() -> None:
     module, expected = masked(nets.TinyResNet())
     check(module.cuda(), expected)
-    first, second = masks_of(module), masks_of(module)
-    assert all(mask.is_cuda and mask is second[name] for name, mask in first.items())
+    first, second = packed_masks_of(module), packed_masks_of(module)
+    assert all(mask.bits.is_cuda and mask is second[name] for name, mask in first.items())
     check(copy.deepcopy(module).cpu(), expected)

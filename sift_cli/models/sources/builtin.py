@@ -12,15 +12,19 @@ if TYPE_CHECKING:
 
 PACKAGE: str | None = None
 
-_NAMES = ("cifar_resnet18", "cifar_resnet34")
+_INPUTS = {
+    "cifar_resnet18": (1, 3, 32, 32),
+    "cifar_resnet34": (1, 3, 32, 32),
+    "mnist1d_cnn": (1, 1, 40),
+}
 
 
 def names() -> tuple[str, ...]:
-    return _NAMES
+    return tuple(_INPUTS)
 
 
 def has(name: str) -> bool:
-    return name in _NAMES
+    return name in _INPUTS
 
 
 def variants(name: str) -> tuple[dict[str, Any], ...]:
@@ -28,10 +32,14 @@ def variants(name: str) -> tuple[dict[str, Any], ...]:
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
+    if name == "mnist1d_cnn":
+        from sift_cli.models.mnist1d_cnn import Mnist1dCnn
+
+        return Mnist1dCnn(**kwargs)
     from sift_cli.models.cifar_resnet import DEPTHS, CifarResNet
 
     return CifarResNet(DEPTHS[name], **kwargs)
 
 
 def inputs(name: str, kwargs: Mapping[str, Any]) -> tuple[InputSpec, ...]:
-    return (InputSpec((1, 3, 32, 32)),)
+    return (InputSpec(_INPUTS[name]),)

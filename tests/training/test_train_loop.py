@@ -1,0 +1,371 @@
+"""The loop of ``sift train`` against one that is written out, and against itself after it was killed."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sift_cli
+from sift_cli.core.seeds import derive_seed
+from sift_cli.errors import Malformed, ModelError, PlanError
+from sift_cli.models import load as load_model
+from sift_cli.models import parse_architecture
+from sift_cli.training.recipes.data import Data
+from sift_cli.training.recipes.data._arrays import Arrays
+from sift_cli.training.recipes.data.text import Pieces
+from sift_cli.training.recipes.keys import numbers, read
+from sift_cli.training.recipes.models import example, transformed
+from sift_cli.training.recipes.recipe import Recipe
+from sift_cli.training.recipes.runs import BEST, LAST, STATE, RunFolder
+from sift_cli.training.recipes.tasks import Measured, loss
+
+pytest.importorskip("accelerate")
+from sift_cli.training.recipes.loop import Progress, Training, accelerator
+
+TEXT = bytes(np.random.Generator(np.random.Philox(0)).integers(97, 105, 700, dtype=np.uint8))
+SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2}
+
+
+def language() -> Data:
+    tokens = np.frombuffer(TEXT, np.uint8)
+    return Data("language", 256, (10,), Pieces(tokens[:601], 10), Pieces(tokens[600:], 10))
+
+
+def signals() -> Data:
+    random = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(60, 1, 24, generator=random), torch.randint(10, (60,), generator=random)
+    return Data("classification", 10, (1, 24), Arrays(inputs[:48], targets[:48]), Arrays(inputs[48:], targets[48:]))
+
+
+class Run:
+    """A training without artifacts: what would be written is kept."""
+
+    def __init__(self, folder: Path, data: Data, **recipe: Any) -> None:
+        net = "TinyLanguageModel" if data.task == "language" else "TinySignals"
+        written = {"model": f"trainnets:{net}", "data": "none", "optimizer": SGD, "batch": 12, "steps": 9, **recipe}
+        self.recipe = read(Recipe, numbers(written), "")
+        self.folder = RunFolder(folder, self.recipe, "sparse")
+        named = parse_architecture(self.recipe.model.name)
+        self.start = transformed(load_model(named, seed=self.recipe.seed, **example(named, data)), None, 0)
+        self.published: list[tuple[str, nn.Module]] = []
+        self.watched: list[Progress] = []
+        machine = accelerator("fp32")
+        publish: Callable[[nn.Module, Path], object] = lambda module, path: self.published.append(  # noqa: E731
+            (path.name, copy.deepcopy(module))
+        )
+        self.training = Training(self.recipe, self.start, data, self.folder, machine, publish, self.watched.append)
+
+    def run(self, *, resume: bool = False) -> list[dict[str, Any]]:
+        return self.training.run(resume=resume, force=False)
+
+    @property
+    def last(self) -> nn.Module:
+        (name, module) = self.published[-1]
+        assert name == LAST
+        return module
+
+
+def by_hand(run: Run, data: Data, steps: int, rate: Callable[[int], float], **sparsify: Any) -> nn.Module:
+    """The same training, as one would write it for this one case: SGD with momentum, one group without weight decay."""
+    model = copy.deepcopy(run.start.module).train()
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1]},
+        {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=1e-2)
+    if sparsify:
+        sift_cli.sparsify(model, optimizer, total_steps=steps, **sparsify)
+    order = run.training._order
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
+        inputs, targets = order[step, 0]
+        torch.manual_seed(derive_seed(run.recipe.seed, f"step {step} part 0", "forward"))
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs).flatten(0, -2), targets.flatten(), label_smoothing=0.1).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+    return model
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    one, other = first.state_dict(), second.state_dict()
+    return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
+
+
+@pytest.mark.parametrize("kind", ["language", "signals"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_it_is_the_loop_one_would_write(tmp_path: Path, kind: str, sparse: bool) -> None:
+    data = language() if kind == "language" else signals()
+    layers = {"language": ["first", "hidden"], "signals": ["conv2", "conv3"]}[kind]
+    rule = {"sparsity": 0.5, "frequency": 2, "only": layers}
+    run = Run(
+        tmp_path / "run", data, clip=0.5, label_smoothing=0.1, schedule={"name": "linear", "final": 0.2},
+        **({"rule": {"name": "rigl", **rule}} if sparse else {}),
+    )  # fmt: skip
+    run.run()
+    expected = by_hand(run, data, 9, lambda step: 0.1 * (1 - 0.8 * step / 9), **(rule if sparse else {}))
+    assert same(run.last, expected)
+    assert not same(run.last, run.start.module)
+    if sparse:
+        theirs, ours = sift_cli.masks(expected), sift_cli.masks(run.last)
+        assert sorted(ours) == [f"{layer}.weight" for layer in layers]
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_accumulated_parts_add_up_to_the_batch(tmp_path: Path) -> None:
+    """Without dropout and BatchNorm, in double precision."""
+    data = language()
+
+    def trained(accumulate: int) -> nn.Module:
+        run = Run(tmp_path / str(accumulate), data, accumulate=accumulate, clip=0.5)
+        run.training._module.double().eval()
+        run.training._module.train = lambda mode=True: run.training._module  # type: ignore[method-assign]
+        run.run()
+        return run.training._module
+
+    one, three = trained(1), trained(3)
+    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(one.parameters(), three.parameters(), strict=True))  # fmt: skip  # noqa: E501
+
+
+def test_the_log_says_what_was_measured(tmp_path: Path) -> None:
+    data = signals()
+    run = Run(
+        tmp_path / "run", data, steps=8, evaluate=4,
+        rule={"name": "set", "sparsity": 0.5, "frequency": 3, "only": ["conv2", "conv3"]},
+    )  # fmt: skip
+    rows = run.run()
+    with open(tmp_path / "run" / "log.csv", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in written] == [row["step"] for row in rows] == [4, 8]
+    assert float(written[1]["validation_loss"]) == pytest.approx(rows[1]["validation_loss"], rel=1e-5)
+    inputs, targets = data.validation.batch(np.arange(12), None)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        logits = run.last.eval()(inputs)
+    assert rows[1]["validation_loss"] == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-6)
+    assert rows[1]["validation_accuracy"] == float((logits.argmax(1) == targets).float().mean())
+    # MACs of a sample: 24 → 10 → 4 → 1 positions; conv2 and conv3 keep half of 144 and 192 weights.
+    fixed, halves = 10 * 30 + 80, 4 * 144 + 1 * 192
+    assert rows[1]["flops_of_dense_training"] == 8 * 12 * 3 * 2 * (fixed + halves)
+    assert rows[1]["flops_sparse"] == 8 * 12 * 3 * 2 * (fixed + halves // 2)
+    assert rows[1]["flops_dense_gradients"] == 0
+    # SET at step 3 of a window that ends at 6: ⌊.15 · kept⌋ of 72 and of 96.
+    assert rows[0]["churn"] == rows[1]["churn"] == (int(0.15 * 72) + int(0.15 * 96)) / 168
+    assert rows[1]["density"] == 0.5
+    assert run.watched[-1].step == run.watched[-1].steps == 8
+    assert run.watched[-1].validation == Measured(
+        "classification", rows[1]["validation_loss"], rows[1]["validation_accuracy"]
+    )
+
+
+def test_loss_and_perplexity_in_closed_form() -> None:
+    logits = torch.tensor([[[0.0, math.log(3)], [math.log(3), 0.0]]])
+    value, sums = loss(logits, torch.tensor([[1, 1]]), 2)
+    measured = Measured.of("language", sums)
+    assert float(value) == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
+    assert measured.accuracy == 0.5
+    assert measured.perplexity == pytest.approx(4 / math.sqrt(3))
+    smoothed, same_sums = loss(logits, torch.tensor([[1, 1]]), 2, smoothing=0.5)
+    assert float(smoothed) == pytest.approx((math.log(4 / 3) * 2 + math.log(4) * 2) / 4)
+    assert same_sums[2] == 2
+
+
+def test_the_moving_average_is_what_is_measured_and_written(tmp_path: Path) -> None:
+    data = signals()
+    run = Run(tmp_path / "run", data, steps=3, ema=0.75, evaluate=3)
+    seen: list[dict[str, Tensor]] = []
+    step = run.training._optimizer.step
+    run.training._optimizer.step = lambda: (step(), seen.append(copy.deepcopy(run.training._module.state_dict())))
+    (row,) = run.run()
+    expected = {name: 0.75 * (0.75 * seen[0][name] + 0.25 * seen[1][name]) + 0.25 * seen[2][name] for name in seen[0]}
+    for name, tensor in run.last.state_dict().items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, expected[name], atol=1e-6), name
+    inputs, targets = data.validation.batch(np.arange(12), None)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        assert row["validation_loss"] == pytest.approx(
+            float(F.cross_entropy(run.last.eval()(inputs), targets)), rel=1e-6
+        )
+
+
+def test_the_best_is_the_best(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", signals(), steps=12, evaluate=1, optimizer={**SGD, "lr": 0.5})
+    rows = run.run()
+    _, best = [one for one in run.published if one[0] == BEST][-1]
+    inputs, targets = signals().validation.batch(np.arange(12), None)  # type: ignore[attr-defined]
+    accuracies = [row["validation_accuracy"] for row in rows]
+    with torch.no_grad():
+        found = float((best.eval()(inputs).argmax(1) == targets).float().mean())
+    assert found == max(accuracies)
+    assert accuracies[-1] < max(accuracies)  # otherwise nothing was shown
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "message"),
+    [
+        ({"optimizer": {"name": "sdg", "lr": 1}}, PlanError, "no 'sdg'"),
+        ({"optimizer": "sgd"}, PlanError, "'lr'"),
+        ({"optimizer": {"name": "sgd", "lr": 1, "momentm": 1}}, PlanError, "'momentm'"),
+        ({"optimizer": {"name": "sgd", "lr": -1}}, PlanError, "does not accept"),
+        ({"optimizer": {"name": "sgd", "lr": "fast"}}, PlanError, "does not accept"),
+        ({"rule": {"name": "rigl", "sparsity": 0.5, "frequncy": 1}}, PlanError, "'frequncy'"),
+        ({"rule": {"name": "rigl", "sparsity": 0.5, "frequency": "often"}}, PlanError, "rule.frequency is 'often'"),
+        ({"rule": {"name": "rigl", "sparsity": 0.5, "drop_fraction": "x"}}, PlanError, "rule.drop_fraction"),
+        ({"rule": {"name": "rigl", "frequency": 1}}, ModelError, "no masks"),
+        ({"batch": 100}, PlanError, "lower batch"),
+        ({"optimizer": {"name": "sgd", "lr": 1e30}}, ModelError, "loss is"),
+    ],
+)  # fmt: skip
+def test_refused(tmp_path: Path, recipe: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as caught:
+        Run(tmp_path / "run", signals(), **recipe).run()
+    assert message in f"{caught.value} {getattr(caught.value, 'hint', '')}"
+
+
+def test_too_few_classes(tmp_path: Path) -> None:
+    data = signals()
+    with pytest.raises(ModelError, match="one for each of 11 classes"):
+        Run(tmp_path / "run", Data("classification", 11, data.shape, data.train, data.validation)).run()
+
+
+# -- stopping and going on -------------------------------------------------------------------------------------------
+
+RESUMED = {
+    "ema": 0.9, "accumulate": 2, "evaluate": 4, "checkpoint": 1, "steps": 14,
+    "optimizer": {"name": "adamw", "lr": 1e-2}, "schedule": {"name": "cosine", "warmup": 3},
+    "rule": {"name": "rigl", "sparsity": 0.5, "frequency": 3, "only": ["first", "hidden"]},
+}  # fmt: skip
+
+
+class Stopped(Exception):
+    pass
+
+
+def equal(first: Any, second: Any, where: str = "") -> None:
+    """Bit for bit, but for the seconds that it took."""
+    if isinstance(first, Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first.keys() - {"seconds"}:
+            equal(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, (one, other) in enumerate(zip(first, second, strict=True)):
+            equal(one, other, f"{where}[{index}]")
+    else:
+        assert first == second, where
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("whole") / "run", language(), **RESUMED)
+    run.run()
+    return run
+
+
+@pytest.mark.parametrize("after", [1, 4, 6, 13])
+def test_going_on_is_not_having_stopped(tmp_path: Path, whole: Run, after: int) -> None:
+    run = Run(tmp_path / "run", language(), **RESUMED)
+    write, written = run.folder.write_state, []
+
+    def stop(state: Any) -> None:
+        write(state)
+        written.append(state["step"])
+        if written[-1] == after:
+            raise Stopped
+
+    run.folder.write_state = stop  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        run.run()
+    torch.rand(3)  # the state of the global generator is not to matter
+    again = Run(tmp_path / "run", language(), **RESUMED)
+    rows = again.run(resume=True)
+    equal(again.folder.state(), whole.folder.state())
+    assert [row["step"] for row in rows] == [4, 8, 12, 14]
+    assert same(again.last, whole.last)
+    assert not [row for row in (tmp_path / "run").glob(".*.tmp")]
+
+
+def test_a_run_that_is_done_is_not_run_again(tmp_path: Path) -> None:
+    recipe = {"steps": 3}
+    Run(tmp_path / "run", language(), **recipe).run()
+    again = Run(tmp_path / "run", language(), **recipe)
+    assert [row["step"] for row in again.run(resume=True)] == [3]
+    assert again.published == []
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import test_train_loop as t
+run = t.Run(Path(sys.argv[1]), t.language(), **t.RESUMED)
+write = run.folder.write_state
+run.folder.write_state = lambda state: (write(state), time.sleep(0.2))
+run.run(resume=True)
+"""
+
+
+def test_killed_and_resumed(tmp_path: Path, whole: Run) -> None:
+    """kill -9, wherever the process is; and what it was writing is cleaned up."""
+    here = Path(__file__).parent
+    environment = {"PYTHONPATH": f"{here}:{here.parent}:{here.parent.parent}", "PATH": ""}
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # sums depend on it
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "run")], env=environment)
+    state = tmp_path / "run" / STATE
+    deadline = time.monotonic() + 90
+    while not state.exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    (tmp_path / "run" / ".state.pt.abc.tmp").write_bytes(b"half of it")
+    again = Run(tmp_path / "run", language(), **RESUMED)
+    stopped = again.folder.state()
+    assert stopped is not None
+    assert stopped["step"] < 14
+    again.run(resume=True)
+    equal(again.folder.state(), whole.folder.state())
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"PK\x03\x04", b"\x80\x02cos\nsystem\nq\x00X\x04\x00\x00\x00echoq\x01\x85q\x02Rq\x03."]
+)
+def test_a_damaged_state(tmp_path: Path, raw: bytes) -> None:
+    Run(tmp_path / "run", language(), steps=2).run()
+    (tmp_path / "run" / STATE).write_bytes(raw)
+    with pytest.raises(Malformed, match=r"state\.pt is damaged"):
+        Run(tmp_path / "run", language(), steps=2).run(resume=True)
+
+
+def test_a_state_of_something_else(tmp_path: Path) -> None:
+    Run(tmp_path / "run", language(), steps=2).run()
+    for other in ({"format": "sift.training/1", "step": 1}, {"format": "x"}, [1]):
+        torch.save(other, tmp_path / "run" / STATE)
+        with pytest.raises(Malformed):
+            Run(tmp_path / "run", language(), steps=2).run(resume=True)
+    Run(tmp_path / "other", signals(), steps=2).run()
+    (tmp_path / "other" / STATE).rename(tmp_path / "run" / STATE)
+    with pytest.raises(Malformed, match="does not fit the recipe"):
+        Run(tmp_path / "run", language(), steps=2).run(resume=True)
+
+
+def test_another_recipe(tmp_path: Path) -> None:
+    Run(tmp_path / "run", language(), steps=2).run()
+    with pytest.raises(PlanError, match=r"of another recipe: optimizer\.lr differs"):
+        Run(tmp_path / "run", language(), steps=2, optimizer={**SGD, "lr": 0.2}).run(resume=True)
