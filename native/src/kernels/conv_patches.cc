@@ -111,10 +111,10 @@ std::vector<Plan> ConvPatches::plans(const ConvShape& shape, const Lanes& lanes,
       t.patch_h = ceil_div(of.down_.out, t.down);
       t.patch_w = ceil_div(of.across_.out, t.across);
       if (given && (t.images != given->images || t.down != given->down)) continue;
+      const size_t most = given ? given->columns : std::min(kMaxColumns, t.patch_w);
+      const size_t fewest = given ? most : std::min(kMaxColumns / 2, t.patch_w);
       for (t.rows = 1; t.rows <= std::min(kMaxRows, t.patch_h); ++t.rows) {
-        for (t.columns = std::min(kMaxColumns, t.patch_w); t.columns > 0; --t.columns) {
-          if (given && t.columns > given->columns) continue;
-          if (given ? t.columns < given->columns : t.columns < kMaxColumns / 2 && t.columns < t.patch_w) break;
+        for (t.columns = most; t.columns >= fewest; --t.columns) {
           t.block =
               std::clamp<size_t>(input_bytes() / (of.block_vectors(t) * lanes.width * sizeof(float)), 1, channels);
           t.block = ceil_div(channels, ceil_div(channels, t.block));

@@ -91,94 +91,70 @@ inline uint32_t word(const uint32_t* words, size_t which) {
   return value;
 }
 
-// The input of a tap of a trio, and what lies behind its offset.
-struct Shared {
-  const char* const* input;
-  const uint32_t* words;
-
-  const float* from(size_t row) const {
-    const float* pointer = reinterpret_cast<const float*>(input[row] + word(words, 0));
-    SIFT_ONE_REGISTER(pointer);
-    return pointer;
-  }
-  Vector weight(size_t which) const {
-    float value;
-    std::memcpy(&value, words + 1 + which, sizeof(value));
-    return Vector::broadcast(value);
-  }
-};
-
-// Adds `Count` channels' weights times one input to their sums, those of the channels First, First + 1 … of three.
-template <size_t First, size_t Count, size_t Rows, size_t Columns>
-inline void add_shared(Shared tap, Vector (&sums)[3][Rows][Columns]) {
+// Adds weights times one input to the sums of the trio's channels First, First + 1 … of three. `words` are those of the
+// tap: where the input lies, and `Count` weights.
+template <size_t First, size_t Count, size_t Columns>
+inline void add_shared(const char* input, const uint32_t* words, Vector (&sums)[3][Columns]) {
+  const float* from = reinterpret_cast<const float*>(input + word(words, 0));
+  SIFT_ONE_REGISTER(from);
   Vector weights[Count];
 #pragma GCC unroll 3
-  for (size_t k = 0; k < Count; ++k) weights[k] = tap.weight(k);
-#pragma GCC unroll 4
-  for (size_t i = 0; i < Rows; ++i) {
-    const float* const from = tap.from(i);
+  for (size_t k = 0; k < Count; ++k) {
+    float weight;
+    std::memcpy(&weight, words + 1 + k, sizeof(weight));
+    weights[k] = Vector::broadcast(weight);
+  }
 #pragma GCC unroll 8
-    for (size_t j = 0; j < Columns; ++j) {
-      Vector input = Vector::load(from + j * Vector::kWidth);
-      if (Count > 1) input.hold();
+  for (size_t j = 0; j < Columns; ++j) {
+    Vector value = Vector::load(from + j * Vector::kWidth);
+    if (Count > 1) value.hold();
 #pragma GCC unroll 3
-      for (size_t k = 0; k < Count; ++k) {
-        Vector& sum = sums[(First + k) % 3][i][j];
-        sum = Vector::fma(weights[k], input, sum);
-      }
+    for (size_t k = 0; k < Count; ++k) {
+      Vector& sum = sums[(First + k) % 3][j];
+      sum = Vector::fma(weights[k], value, sum);
     }
   }
 }
 
-template <size_t Rows, size_t Columns>
+// Of tiles of one row: more of them would fill the registers of three channels.
+template <size_t Columns>
 void accumulate_trios(const Accumulate& a) {
   const uint32_t* words = reinterpret_cast<const uint32_t*>(a.taps);
   const uint32_t* channels = a.channels;
-  const char* input[Rows];
-#pragma GCC unroll 4
-  for (size_t i = 0; i < Rows; ++i) input[i] = a.input + i * a.row_stride;
   size_t teams = 0;
   for (const Run* run = a.runs; run != a.runs + a.run_count; ++run) teams += run->teams;
   for (; teams > 0; --teams, channels += 3) {
-    Vector sums[3][Rows][Columns];
+    Vector sums[3][Columns];
     float* at[3];
 #pragma GCC unroll 3
     for (size_t q = 0; q < 3; ++q) {
-      at[q] = a.sums + channels[q] * Rows * Columns * Vector::kWidth;
+      at[q] = a.sums + channels[q] * Columns * Vector::kWidth;
       const Vector bias = Vector::broadcast(a.first && a.bias ? a.bias[channels[q]] : 0.0f);
-#pragma GCC unroll 4
-      for (size_t i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8
-        for (size_t j = 0; j < Columns; ++j) {
-          sums[q][i][j] = a.first ? bias : Vector::load(at[q] + (i * Columns + j) * Vector::kWidth);
-        }
-      }
+      for (size_t j = 0; j < Columns; ++j) sums[q][j] = a.first ? bias : Vector::load(at[q] + j * Vector::kWidth);
     }
     const size_t singles = word(words, 0), pairs = word(words, 1), triples = word(words, 2);
     words += 3;
     for (const uint32_t* end = words + singles * 6; words != end; words += 6) {
       __builtin_prefetch(reinterpret_cast<const char*>(words) + kAhead);
-      add_shared<0, 1>({input, words}, sums);
-      add_shared<1, 1>({input, words + 2}, sums);
-      add_shared<2, 1>({input, words + 4}, sums);
+      add_shared<0, 1>(a.input, words, sums);
+      add_shared<1, 1>(a.input, words + 2, sums);
+      add_shared<2, 1>(a.input, words + 4, sums);
     }
     for (const uint32_t* end = words + pairs * 9; words != end; words += 9) {
       __builtin_prefetch(reinterpret_cast<const char*>(words) + kAhead);
-      add_shared<0, 2>({input, words}, sums);
-      add_shared<1, 2>({input, words + 3}, sums);
-      add_shared<2, 2>({input, words + 6}, sums);
+      add_shared<0, 2>(a.input, words, sums);
+      add_shared<1, 2>(a.input, words + 3, sums);
+      add_shared<2, 2>(a.input, words + 6, sums);
     }
     for (const uint32_t* end = words + triples * 4; words != end; words += 4) {
       __builtin_prefetch(reinterpret_cast<const char*>(words) + kAhead);
-      add_shared<0, 3>({input, words}, sums);
+      add_shared<0, 3>(a.input, words, sums);
     }
 #pragma GCC unroll 3
     for (size_t q = 0; q < 3; ++q) {
-#pragma GCC unroll 4
-      for (size_t i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8
-        for (size_t j = 0; j < Columns; ++j) sums[q][i][j].store(at[q] + (i * Columns + j) * Vector::kWidth);
-      }
+      for (size_t j = 0; j < Columns; ++j) sums[q][j].store(at[q] + j * Vector::kWidth);
     }
   }
 }
@@ -344,7 +320,7 @@ constexpr void add_columns(Lanes& lanes) {
   lanes.accumulate[Rows][Columns][0] = accumulate_if_few<Most, Rows, Columns, kTeams[0]>();
   lanes.accumulate[Rows][Columns][1] = accumulate_if_few<Most, Rows, Columns, kTeams[1]>();
   lanes.accumulate[Rows][Columns][2] = accumulate_if_few<Most, Rows, Columns, kTeams[2]>();
-  if constexpr (Rows * Columns * 3 < Most) lanes.accumulate[Rows][Columns][kTrio] = accumulate_trios<Rows, Columns>;
+  if constexpr (Rows == 1 && Columns * 3 < Most) lanes.accumulate[Rows][Columns][kTrio] = accumulate_trios<Columns>;
   if constexpr (Columns < kMaxColumns) add_columns<Most, Rows, Columns + 1>(lanes);
 }
 
