@@ -205,12 +205,12 @@ def test_the_moving_average_is_what_is_measured_and_written(tmp_path: Path) -> N
 def test_the_best_is_the_best(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", signals(), steps=12, evaluate=1, optimizer={**SGD, "lr": 0.5})
     rows = run.run()
-    _, best = [one for one in run.published if one[0] == BEST][-1]
+    _, found = [one for one in run.published if one[0] == BEST][-1]
     inputs, targets = signals().validation.batch(np.arange(12), None)  # type: ignore[attr-defined]
     accuracies = [row["validation_accuracy"] for row in rows]
     with torch.no_grad():
-        found = float((best.eval()(inputs).argmax(1) == targets).float().mean())
-    assert found == max(accuracies)
+        right = int((found.eval()(inputs).argmax(1) == targets).sum())
+    assert right / 12 == max(accuracies)
     assert accuracies[-1] < max(accuracies)  # otherwise nothing was shown
 
 
@@ -240,6 +240,64 @@ def test_too_few_classes(tmp_path: Path) -> None:
     data = signals()
     with pytest.raises(ModelError, match="one for each of 11 classes"):
         Run(tmp_path / "run", Data("classification", 11, data.shape, data.train, data.validation)).run()
+
+
+class Clock:
+    """Time that passes as it is told."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_the_best_is_published_first_last_and_at_most_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, published = Clock(), []
+    monkeypatch.setattr(best, "time", clock)
+
+    def publish(module: nn.Module) -> None:
+        published.append(float(module.weight[0, 0]))
+        clock.now += 1
+
+    def model(value: float) -> nn.Linear:
+        made = nn.Linear(2, 2)
+        nn.init.constant_(made.weight, value)
+        return made
+
+    kept = best.Best(model(0), publish)
+    for value, score in ((1, 0.5), (2, 0.4), (3, 0.6), (4, 0.6)):
+        kept.offer(model(value), score)
+        kept.publish()
+    assert published == [1]  # and not 3: it is too early
+    clock.now += 20
+    kept.publish()
+    assert published == [1, 3]  # and not 4, which is no better
+    kept.offer(model(5), 0.7)
+    again = best.Best(model(0), publish)
+    again.load_state_dict(kept.state_dict())
+    assert again.score == 0.7
+    kept.publish()
+    kept.publish(last=True)
+    kept.publish(last=True)
+    again.publish(last=True)
+    assert published == [1, 3, 5, 5]
+
+
+def test_a_line_of_the_log_is_about_the_steps_since_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "run", language(), steps=6, evaluate=3, accumulate=2)
+    seen: list[float] = []
+
+    def recorded(output: Any, targets: Tensor, classes: int, *, smoothing: float) -> tuple[Tensor, Tensor]:
+        value, sums = loss(output, targets, classes, smoothing=smoothing)
+        if value.requires_grad:
+            seen.append(float(value))
+        return value, sums
+
+    monkeypatch.setattr(loop, "loss", recorded)
+    rows = run.run()
+    assert len(seen) == 12
+    assert [row["train_loss"] for row in rows] == pytest.approx([np.mean(seen[:6]), np.mean(seen[6:])])
+    assert rows[1]["train_perplexity"] == pytest.approx(math.exp(np.mean(seen[6:])))
 
 
 # -- stopping and going on -------------------------------------------------------------------------------------------
@@ -276,6 +334,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(tmp_path_factory.mktemp("whole") / "run", language(), **RESUMED)
     run.run()
     return run
+
+
+def test_the_average_has_the_masks_of_the_model(whole: Run) -> None:
+    ours, theirs = sift_cli.masks(whole.last), sift_cli.masks(whole.training._module)
+    assert ours.keys() == theirs.keys() == {"first.weight", "hidden.weight"}
+    assert whole.folder.state()["sparsifier"]["history"]  # type: ignore[index]
+    for name, mask in ours.items():
+        assert torch.equal(mask, theirs[name])
+        assert not whole.last.get_parameter(name)[~mask].any()
 
 
 @pytest.mark.parametrize("after", [1, 4, 6, 13])
@@ -351,6 +418,24 @@ def test_a_damaged_state(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "run" / STATE).write_bytes(raw)
     with pytest.raises(Malformed, match=r"state\.pt is damaged"):
         Run(tmp_path / "run", language(), steps=2).run(resume=True)
+
+
+class Runs:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_state_runs_no_code(tmp_path: Path) -> None:
+    Run(tmp_path / "run", language(), steps=2).run()
+    torch.save({"format": "sift.training/1", "step": Runs(tmp_path / "ran")}, tmp_path / "run" / STATE)
+    with pytest.raises(Malformed, match=r"state\.pt is damaged"):
+        Run(tmp_path / "run", language(), steps=2).run(resume=True)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_state_of_something_else(tmp_path: Path) -> None:

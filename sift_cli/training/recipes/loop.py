@@ -1,7 +1,8 @@
 """The training loop of ``sift train``.
 
 Nothing that is random has a state: the order of the data, augmentation, dropout and masks are functions of the seed and
-the step. So a run that was killed and goes on computes, on the CPU, the same bits as one that was not.
+the step. So a run that was killed and goes on computes, on a CPU with as many threads, the same bits as one that was
+not.
 """
 
 from __future__ import annotations

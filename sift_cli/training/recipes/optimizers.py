@@ -32,7 +32,7 @@ def optimizer(section: Named, model: nn.Module, *, decay_norms_and_biases: bool)
     cls = classes[section.name.lower()]
     mapping(section.arguments, "optimizer", set(inspect.signature(cls).parameters) - {"params"}, needs=("lr",))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [one for one in trained if one.dim() > 1 or decay_norms_and_biases]},
         {"params": [one for one in trained if one.dim() <= 1 and not decay_norms_and_biases], "weight_decay": 0.0},
     ]
