@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sift_cli.runtime import library_path
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see a process's memory")
@@ -73,7 +75,7 @@ def resident_bytes(model: Path, sizes: list[tuple[int, int]]) -> list[int]:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SIFT_LIBRARY": library_path()},
         timeout=120,
     )
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sift_cli.errors import Malformed
-from sift_cli.runtime import available_isas, kernels, session, sparse_conv, sparse_linear
+from sift_cli.runtime import available_isas, kernels, library_path, session, sparse_conv, sparse_linear
 from sift_cli.runtime.library import cpu, plans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,9 +123,9 @@ print(json.dumps([onnxruntime.__version__, kernels(opened)[0].kernel]))
 
 
 def in_process(python: str, folder: Path, **environment: str) -> list[str]:
+    here = os.environ | {"SIFT_LIBRARY": library_path()} | environment
     done = subprocess.run(
-        [python, "-c", RUN, str(ROOT)], cwd=folder, env=os.environ | environment, text=True, capture_output=True,
-        timeout=120,
+        [python, "-c", RUN, str(ROOT)], cwd=folder, env=here, text=True, capture_output=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout))
