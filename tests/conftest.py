@@ -16,6 +16,11 @@ from typer.testing import CliRunner, Result
 SHAPE = (1, 3, 8, 8)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what takes longest: the sanitized builds. At the end the other processes would wait for them."""
+    items.sort(key=lambda item: item.path.parent.name != "native")
+
+
 @pytest.fixture
 def tiny() -> Callable[..., object]:
     """``tiny("tiny_resnet")`` → a LoadedModel of :mod:`nets` with seeded weights."""
