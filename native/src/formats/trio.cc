@@ -16,13 +16,13 @@ void Trio::split(const std::array<Row, 3>& rows) {
   for (;;) {
     Entry entry{kNone, {}};
     for (size_t q = 0; q < 3; ++q) {
-      if (next[q] < rows[q].count) entry.column = std::min(entry.column, rows[q].column[next[q]]);
+      if (next[q] < rows[q].count) entry.column = std::min(entry.column, rows[q].kept[next[q]].column);
     }
     if (entry.column == kNone) break;
     size_t keepers = 0;
     for (size_t q = 0; q < 3; ++q) {
-      if (next[q] == rows[q].count || rows[q].column[next[q]] != entry.column) continue;
-      entry.weights[q] = rows[q].weight[next[q]++];
+      if (next[q] == rows[q].count || rows[q].kept[next[q]].column != entry.column) continue;
+      entry.weights[q] = rows[q].kept[next[q]++].weight;
       keepers |= size_t{1} << q;
     }
     add(entry, keepers);

@@ -10,10 +10,13 @@ namespace sift {
 
 class Trio {
  public:
+  struct Kept {
+    uint32_t column;
+    float weight;
+  };
   // A row's kept weights by ascending column.
   struct Row {
-    const uint32_t* column;
-    const float* weight;
+    const Kept* kept;
     size_t count;
   };
 

@@ -166,7 +166,6 @@ Taps ConvPatches::pack(const Weights& weights) const {
     layout.zeros.push_back(static_cast<uint32_t>((channels - block * tiling_.block) * channel_bytes));
   }
   for (int64_t group = 0; group < shape_.groups; ++group) {
-    auto& columns = layout.columns.emplace_back();
     for (int64_t c = group * shape_.group_channels(); c < (group + 1) * shape_.group_channels(); ++c) {
       const size_t channel = static_cast<size_t>(c);
       for (size_t i = 0; i < down_.kernel; ++i) {
@@ -174,7 +173,7 @@ Taps ConvPatches::pack(const Weights& weights) const {
           const size_t cell = j * across_.dilation;
           const size_t offset = i * down_.dilation * row_pitch_ * sizeof(float) +
                                 channel % tiling_.block * channel_bytes + position_[cell] * vector_bytes;
-          columns.push_back({static_cast<uint32_t>(channel / tiling_.block), static_cast<uint32_t>(offset)});
+          layout.columns.push_back({static_cast<uint32_t>(channel / tiling_.block), static_cast<uint32_t>(offset)});
         }
       }
     }

@@ -49,9 +49,9 @@ ConvPoints::ConvPoints(const ConvShape& shape, const Lanes& lanes, const Weights
   layout.blocks = ceil_div(channels_, block_);
   layout.team = kTeams[team_];
   layout.zeros.assign(layout.blocks, static_cast<uint32_t>(block_ * row_bytes));
-  auto& columns = layout.columns.emplace_back();
   for (size_t channel = 0; channel < channels_; ++channel) {
-    columns.push_back({static_cast<uint32_t>(channel / block_), static_cast<uint32_t>(channel % block_ * row_bytes)});
+    layout.columns.push_back(
+        {static_cast<uint32_t>(channel / block_), static_cast<uint32_t>(channel % block_ * row_bytes)});
   }
   taps_ = pack_taps(weights, layout);
 }

@@ -58,9 +58,9 @@ LinearPanels::LinearPanels(const LinearShape& shape, const Lanes& lanes, const W
   layout.rows_per_part = part_;
   layout.blocks = ceil_div(inputs_, block_);
   layout.team = kTeams[team_];
-  auto& columns = layout.columns.emplace_back();
   for (size_t input = 0; input < inputs_; ++input) {
-    columns.push_back({static_cast<uint32_t>(input / block_), static_cast<uint32_t>(input % block_ * row_bytes)});
+    layout.columns.push_back(
+        {static_cast<uint32_t>(input / block_), static_cast<uint32_t>(input % block_ * row_bytes)});
     position_.push_back(static_cast<uint32_t>(input * columns_));
   }
   for (size_t block = 0; block < layout.blocks; ++block) {

@@ -18,18 +18,12 @@ struct Column {
 // How a kernel wants the rows × columns weight matrix cut.
 struct TapLayout {
   size_t rows = 0;
-  size_t rows_per_part = 0;                  // a part is a range of rows that one task computes
-  size_t blocks = 0;                         // a block is a range of input channels whose inputs stay in the L1 cache
-  size_t rows_per_group = 0;                 // rows that read the same channels; all rows where there are no groups
-  size_t team = 1;                           // rows that are computed together; the few that are left over, alone
-  std::vector<uint32_t> zeros;               // by block: where its inputs are 0, for a team's shorter rows
-  std::vector<std::vector<Column>> columns;  // by group
-
-  // Of all groups' columns, counted on from one to the next.
-  const Column& column(size_t number) const {
-    return columns[number / columns.front().size()][number % columns.front().size()];
-  }
-  size_t parts() const { return (rows + rows_per_part - 1) / rows_per_part; }
+  size_t rows_per_part = 0;     // a part is a range of rows that one task computes
+  size_t blocks = 0;            // a block is a range of input channels whose inputs stay in the L1 cache
+  size_t rows_per_group = 0;    // rows that read the same channels; all rows where there are no groups
+  size_t team = 1;              // rows that are computed together; the few that are left over, alone
+  std::vector<uint32_t> zeros;  // by block: where its inputs are 0, for a team's shorter rows
+  std::vector<Column> columns;  // [group][column]
 };
 
 // Teams are made of rows with about the same number of taps in the block.
