@@ -1,4 +1,4 @@
-"""Tensors between sparse layers that stay arranged: where, and that no bit of a result changes."""
+"""Tensors between sparse layers that stay arranged: where, and that no result changes."""
 
 from __future__ import annotations
 
@@ -196,9 +196,11 @@ def _both(made: onnx.ModelProto, x: np.ndarray) -> None:
     arranged = onnx.ModelProto.FromString(made.SerializeToString())
     assert asked(arranged)
     plain, got = _with_library(made, {"x": x}), _with_library(arranged, {"x": x})
-    assert got.shape == plain.shape
-    np.testing.assert_allclose(got, plain, rtol=0, atol=2e-5 * np.abs(plain).max())  # blocks of channels may differ
-    np.testing.assert_allclose(run(arranged, {"x": x})[0], plain, rtol=0, atol=2e-5 * np.abs(plain).max())
+    # Rounding of sums of up to 180 terms: another kernel or tiling may be the best for arranged inputs, and add in
+    # another order.
+    bound = 180 * 2**-23 * np.abs(plain).max()
+    for one in (got, run(arranged, {"x": x})[0]):
+        np.testing.assert_allclose(one, plain, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 7), (14, 13), (28, 30), (3, 57), (64, 5)], ids=str)
