@@ -21,29 +21,36 @@ Halo = tuple[int, ...]
 
 
 def arrange(model: onnx.ModelProto) -> None:
-    """Ask for it, in place, wherever all that read a sparse layer's output are sparse layers of the same kind."""
+    """Ask for it, in place, wherever that is possible."""
+    arranged = halos(model)
+    for node in model.graph.node:
+        operator = operator_of(node.domain, node.op_type)
+        if operator is None or not (node.input[X] in arranged or node.output[0] in arranged):
+            continue
+        halo = arranged.get(node.output[0], (0,) * 4) if operator.layer == "Conv" else ()
+        flags = (int(node.input[X] in arranged), int(node.output[0] in arranged))
+        node.attribute.append(helper.make_attribute(ARRANGED, [*flags, *halo]))
+    told = [value for value in model.graph.value_info if value.name not in arranged]  # they have another shape now
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(told)
+
+
+def halos(model: onnx.ModelProto) -> dict[str, Halo]:
+    """What can be arranged, because all that read a sparse layer's output are sparse layers of the same kind, and the
+    pixels that these need around it; () for linear layers."""
     readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
     for node in model.graph.node:
         for at, name in enumerate(node.input):
             readers[name].append((node, at))
-    inner = {name for node in model.graph.node for name in _captured(node)}
-    hidden = inner | {value.name for value in model.graph.output}
-    halos: dict[str, Halo] = {}
+    hidden = {name for node in model.graph.node for name in _captured(node)}
+    hidden |= {value.name for value in model.graph.output}
+    found: dict[str, Halo] = {}
     for node in model.graph.node:
         if operator_of(node.domain, node.op_type) and (name := node.output[0]) not in hidden:
             halo = _needed(node, readers[name])
             if halo is not None:
-                halos[name] = halo
-    for node in model.graph.node:
-        operator = operator_of(node.domain, node.op_type)
-        if operator is None or not (node.input[X] in halos or node.output[0] in halos):
-            continue
-        halo = halos.get(node.output[0], (0,) * 4) if operator.layer == "Conv" else ()
-        flags = (int(node.input[X] in halos), int(node.output[0] in halos))
-        node.attribute.append(helper.make_attribute(ARRANGED, [*flags, *halo]))
-    told = [value for value in model.graph.value_info if value.name not in halos]  # they have another shape now
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(told)
+                found[name] = halo
+    return found
 
 
 def forget(model: onnx.ModelProto) -> None:
@@ -76,8 +83,8 @@ def _needed(node: onnx.NodeProto, readers: list[tuple[onnx.NodeProto, int]]) -> 
         return None
     if operator.layer == "Linear":  # whose kernels add no residual to what they arrange, nor an arranged one
         return () if not operator.adds and all(at == X for _, at in readers) else None
-    halos = {_halo(user) for user, at in readers if at == X}
-    return halos.pop() if len(halos) == 1 else None
+    needed = {_halo(user) for user, at in readers if at == X}
+    return needed.pop() if len(needed) == 1 else None
 
 
 def _halo(node: onnx.NodeProto) -> Halo | None:

@@ -6,7 +6,7 @@ of sift's, no decoding at load. It is as large as the dense model.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ from onnx import inliner, numpy_helper
 
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
 from sift_cli.errors import ExportError
+from sift_cli.export.values import unused
 from sift_cli.sparsity.formats import bitmask
 
 #: What the fallback functions call the weight that they decode.
@@ -54,7 +55,8 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
         key = (*node.input[_PARTS], _weight_shape(node))
         if key not in names:
             weight = _decode(node, node.input[_PARTS], stored)
-            names[key] = _unused(node.input[_PARTS][1].removesuffix(".values"), stored.keys() | weights.keys())
+            taken = stored.keys() | weights.keys()
+            names[key] = unused(node.input[_PARTS][1].removesuffix(".values"), taken, ".dense")
             weights[names[key]] = weight
         parts.update(node.input[_PARTS])
         node.input[_PARTS] = [names[key]]
@@ -75,12 +77,6 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     del result.opset_import[:]
     result.opset_import.extend(imports)
     return result
-
-
-def _unused(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name += ".dense"
-    return name
 
 
 def _weight_shape(node: onnx.NodeProto) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from sift_cli.errors import ExportError
 from sift_cli.export.pruned.constants import ARRANGING
 from sift_cli.export.pruned.source import opset_of
 from sift_cli.export.sparse_node import BITMASK, VALUES
+from sift_cli.export.values import names_in, unused
 
 #: Which inputs of an operator are weights.
 _WEIGHTS = {
@@ -45,17 +46,14 @@ def with_weights(model: onnx.ModelProto, dtype: Storage) -> onnx.ModelProto:
         raise ExportError(f"bf16 needs opset {_BF16_OPSET}, and the model has {opset}", hint="use fp16: --dtype fp16")
     work = ir.from_proto(model)
     graph = work.graph
-    taken = {value.name for value in graph.inputs} | set(graph.initializers)
-    taken |= {value.name for node in graph.all_nodes() for value in node.outputs}
+    taken = names_in(graph)
     for value in _weights(graph):
         half = ir.Tensor(_halved(value, dtype), name=value.name)
         uses = tuple(value.uses())
         value.const_value, value.type = half, ir.TensorType(half.dtype)
         if _is_values(value):
             continue
-        name = f"{value.name}.float32"
-        while name in taken:
-            name += "+"
+        name = unused(f"{value.name}.float32", taken)
         taken.add(name)
         cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=name)
         cast.outputs[0].name = name

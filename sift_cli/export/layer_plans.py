@@ -16,7 +16,9 @@ import onnx_ir as ir
 
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN, operator_of
 from sift_cli.errors import SiftError
+from sift_cli.export.partition import Choice, cheapest_dense
 from sift_cli.export.sparse_node import BIAS, BITMASK, VALUES, SparseNode, X, constant
+from sift_cli.export.values import names_in, unused
 from sift_cli.export.worth import Candidate, worth
 from sift_cli.flops import onnx_graph
 
@@ -49,18 +51,25 @@ def by_estimate(least: float | None, dims: Mapping[str, int]) -> Decide:
     """
 
     def decide(model: onnx.ModelProto) -> LayerPlans:
-        found: dict[str, bool] = {}
-        for name, layer in candidates(model, dims):
-            found[name] = found.get(name, False) or worth(layer, least)
-        return LayerPlans(frozenset(name for name, sparse in found.items() if not sparse))
+        shapes = known_shapes(model, dims)
+        layers = {node.output[0]: (weight_name(node), layer) for node, layer in candidates(model, shapes)}
+        if least is not None:
+            return LayerPlans(frozenset(name for name, layer in layers.values() if layer.sparsity < least))
+        matrices = [(name, worth(layer)) for name, layer in layers.values() if layer.op == "Linear"]
+        dense = {name for name, _ in matrices} - {name for name, sparse in matrices if sparse}
+        choices = {
+            output: Choice.estimated(name, layer) for output, (name, layer) in layers.items() if layer.op == "Conv"
+        }
+        return LayerPlans(frozenset(dense | cheapest_dense(model, choices, shapes)))
 
     return decide
 
 
-def candidates(model: onnx.ModelProto, dims: Mapping[str, int]) -> Iterator[tuple[str, Candidate]]:
-    """The sparse layers of ``model``, with the names of their weights."""
+def candidates(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...] | None]
+) -> Iterator[tuple[onnx.NodeProto, Candidate]]:
+    """The sparse layers of ``model``."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    shapes = known_shapes(model, dims)
     for node in model.graph.node:
         operator = operator_of(node.domain, node.op_type)
         if operator is None:
@@ -68,7 +77,7 @@ def candidates(model: onnx.ModelProto, dims: Mapping[str, int]) -> Iterator[tupl
         shape = onnx_graph.weight_shape(node)
         rows = shapes.get(node.output[0]) if operator.layer == "Conv" else shapes.get(node.input[X])
         yield (
-            weight_name(node),
+            node,
             Candidate(
                 operator.layer, shape, math.prod(stored[node.input[VALUES]].dims),
                 group=onnx_graph.attribute(node, "group", 1),
@@ -114,18 +123,11 @@ def keep_dense(model: ir.Model, names: frozenset[str]) -> None:
             continue
         new: list[ir.Node] = []
         if name not in made:
-            new.append(_decoding(sparse, _unused(name, model.graph)))
+            # An embedding may have the weight, too, dense and under its name.
+            new.append(_decoding(sparse, unused(name, names_in(model.graph), ".dense")))
             made[name] = new[0].outputs[0]
         new += _convolution(sparse, made[name]) if sparse.operator.layer == "Conv" else _product(sparse, made[name])
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], new, node.outputs, new[-1].outputs)
-
-
-def _unused(name: str, graph: ir.Graph) -> str:
-    """An embedding may have the weight, too, dense and under its name."""
-    taken = graph.initializers.keys() | {value.name for node in graph for value in node.outputs}
-    while name in taken:
-        name += ".dense"
-    return name
 
 
 def _decoding(sparse: SparseNode, name: str) -> ir.Node:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sift_cli.core.operators import DOMAIN, Operator, operator_of
+from sift_cli.export.values import add_initializer, names_in, unused
 
 X, BITMASK, VALUES, BIAS, RESIDUAL = range(5)
 Shape = list[int | str | None]
@@ -87,18 +88,7 @@ class SparseNode:
     def add_constant(self, part: str, array: np.ndarray) -> ir.Value:
         """A new initializer whose name says that it is this ``part`` of the node."""
         graph = _graph(self.node)
-        values = self.node.inputs[VALUES]
-        assert values is not None
-        assert values.name is not None
-        name = f"{values.name.removesuffix('.values')}.{part}"
-        taken = {value.name for value in graph.inputs} | graph.initializers.keys()
-        taken |= {value.name for node in graph.all_nodes() for value in node.outputs}
-        while name in taken:
-            name += "+"
-        tensor = ir.Tensor(array, name=name)
-        value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-        graph.register_initializer(value)
-        return value
+        return add_initializer(graph, unused(f"{self.weight_name}.{part}", names_in(graph)), array)
 
 
 def _graph(node: ir.Node) -> ir.Graph:

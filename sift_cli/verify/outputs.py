@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnxruntime import InferenceSession
 
-from sift_cli.core.operators import operator_of
+from sift_cli.core.operators import DOMAIN
 from sift_cli.errors import RuntimeUnavailable
 from sift_cli.export.arranging import forget
 from sift_cli.runtime import library_path
@@ -38,8 +38,9 @@ def outputs(run: InferenceSession, examples: Sequence[Feed], names: Sequence[str
 
 
 def sparse_outputs(model: onnx.ModelProto) -> list[str]:
-    """Names of what sift's operators in ``model`` compute: behind a softmax, say, an output shows little of it."""
-    return [node.output[0] for node in model.graph.node if operator_of(node.domain, node.op_type)]
+    """Names of what sift's operators in ``model`` compute, and of the weights that it decodes for dense ones: behind a
+    softmax, say, an output shows little of them."""
+    return [node.output[0] for node in model.graph.node if node.domain == DOMAIN]
 
 
 def showing(model: onnx.ModelProto, names: Sequence[str]) -> bytes:

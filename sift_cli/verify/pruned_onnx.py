@@ -20,7 +20,7 @@ from sift_cli.errors import ModelError
 from sift_cli.export import manifest
 from sift_cli.export.arranging import arrange
 from sift_cli.export.half import with_weights
-from sift_cli.export.layer_plans import Decide, LayerPlans
+from sift_cli.export.layer_plans import Decide, LayerPlans, by_estimate
 from sift_cli.export.onnx_file import fits, write
 from sift_cli.export.pruned import SparseWeight, sparsified
 from sift_cli.export.pruned.source import read
@@ -69,11 +69,11 @@ def write_pruned(
     before = session(source, library=False)
     examples = feeds(before, shape=input_shape, arrays=input_arrays)
     dims = _dims(before, examples[0])
-    decided = None
-    if tuning is not None:
-        least = _TRIED if least is None else least
-        decided = _of_source(tuning.on(lambda _: examples[0]), *sparsified(model, source, least=least))
-    sparse, weights = sparsified(model, source, least=least, dims=dims, decided=decided)
+    sparse, weights = sparsified(model, source, least=_TRIED if least is None else least)
+    if tuning is not None or least is None:
+        decide = by_estimate(None, dims) if tuning is None else tuning.on(lambda _: examples[0])
+        decided = _of_source(decide, sparse, weights)
+        sparse, weights = sparsified(model, source, least=_TRIED if least is None else least, decided=decided)
     arrange(sparse)
     written = with_weights(sparse, dtype)
     write(sparse, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,16 @@ from onnx import TensorProto, helper
 from sift_cli.core.operators import DOMAIN, operator_of
 from sift_cli.export import fallback
 from sift_cli.export.dense import plain
-from sift_cli.export.layer_plans import PLAN, Decide, LayerPlans, by_estimate, known_shapes, weight_name
+from sift_cli.export.layer_plans import PLAN, Decide, LayerPlans, by_estimate, candidates, known_shapes, weight_name
 from sift_cli.export.onnx import IR_VERSION, OPSET
+from sift_cli.export.partition import Choice, cheapest_dense
 from sift_cli.export.sparse_node import RESIDUAL, VALUES, X
+from sift_cli.export.worth import reordering_cost
 from sift_cli.flops.onnx_graph import attribute, weight_shape
 from sift_cli.runtime import session
 from sift_cli.runtime.bench import compare
 from sift_cli.runtime.library import plans
+from sift_cli.runtime.machine import this_machine
 from sift_cli.runtime.peers import OnnxRuntime
 from sift_cli.verify.feeds import Feed
 from sift_cli.verify.outputs import showing
@@ -47,6 +50,8 @@ class TunedLayer:
         usual: Seconds with the plan that the kernels choose themselves.
         best: Seconds with the fastest plan there is.
         plan: That plan, where it is faster than the usual one.
+        kept_dense: How many of the weights are to be dense: a layer between dense ones converts what it reads and
+            writes, and so not all that are alike have one fate.
     """
 
     weights: tuple[str, ...]
@@ -55,13 +60,15 @@ class TunedLayer:
     usual: float
     best: float
     plan: str | None
+    kept_dense: int = 0
 
     @property
     def decision(self) -> str:
-        """What is faster: "dense", "as usual", or the kernel and the numbers of a plan."""
-        if self.dense < self.best:
-            return "dense"
-        return " ".join(self.plan.split()[2:]) if self.plan else "as usual"
+        """What becomes of them: "dense", "as usual", or the kernel and the numbers of a plan."""
+        sparse = " ".join(self.plan.split()[2:]) if self.plan else "as usual"
+        if self.kept_dense == 0:
+            return sparse
+        return "dense" if self.kept_dense == len(self.weights) else f"{sparse}; {self.kept_dense} dense"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -104,16 +111,38 @@ class Tuning:
             layer = _Layer(node, stored, shapes[node.input[X]])
             alike[layer.key].append(layer)
         found = [(group, _measured(group, self._threads)) for group in alike.values()]
-        self.layers = tuple(layer for _, layer in found)
-        saved: dict[str, float] = defaultdict(float)
         wanted: dict[str, set[str | None]] = defaultdict(set)
         for group, tuned in found:
             for layer in group:  # a weight that several layers read has one fate
-                saved[layer.weight] += tuned.dense - tuned.best
                 wanted[layer.weight].add(tuned.plan)
-        slower = {name for name, seconds in saved.items() if seconds < 0 and self._least is None}
+        slower = self._slower(model, feed, found) if self._least is None else set()
+        self.layers = tuple(replace(tuned, kept_dense=len(slower.intersection(tuned.weights))) for _, tuned in found)
         plans = {name: plan for name, (plan, *others) in wanted.items() if plan and not others and name not in slower}
         return LayerPlans(asked.dense | slower, plans)
+
+    def _slower(
+        self, model: onnx.ModelProto, feed: Feed, found: Sequence[tuple[Sequence[_Layer], TunedLayer]]
+    ) -> set[str]:
+        """Weights of the layers that had better be dense."""
+        shapes = known_shapes(model, _sizes(model, feed))
+        layers = {node.output[0]: layer for node, layer in candidates(model, shapes)}
+        nanoseconds = 1e9 * (self._threads or this_machine().cores)  # of one thread
+        saved: dict[str, float] = defaultdict(float)
+        choices: dict[str, Choice] = {}
+        for group, tuned in found:
+            for one in group:
+                layer = layers[one.node.output[0]]
+                if layer.op == "Linear":
+                    saved[one.weight] += tuned.dense - tuned.best
+                    continue
+                estimated = Choice.estimated(one.weight, layer)
+                # What is measured of a layer by itself has conversions at both ends.
+                choices[one.node.output[0]] = replace(
+                    estimated,
+                    dense=max(tuned.dense * nanoseconds - reordering_cost(layer), 0),
+                    sparse=max(tuned.best * nanoseconds - estimated.reading - estimated.writing, 0),
+                )
+        return cheapest_dense(model, choices, shapes) | {name for name, seconds in saved.items() if seconds < 0}
 
 
 class _Layer:
@@ -172,6 +201,17 @@ class _Layer:
         sizes = {name: y for name in self.node.input[RESIDUAL:]} | {self.node.input[X]: self.x}
         rng = np.random.default_rng(0)
         return {name: rng.standard_normal(size).astype(np.float32) for name, size in sizes.items()}
+
+
+def _sizes(model: onnx.ModelProto, feed: Feed) -> dict[str, int]:
+    """Sizes that the model's symbolic dimensions have for ``feed``."""
+    return {
+        dim.dim_param: size
+        for value in model.graph.input
+        if value.name in feed
+        for dim, size in zip(value.type.tensor_type.shape.dim, feed[value.name].shape, strict=True)
+        if dim.dim_param
+    }
 
 
 def _input_shapes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], feed: Feed) -> dict[str, tuple[int, ...]]:

@@ -130,7 +130,7 @@ def test_a_pruned_layer_that_is_faster_dense_stays_as_it_is(
 
 def test_a_number_decides_alone_which_layers_are_sparse(source: Path, clock: Callable[[Times], None]) -> None:
     clock(lambda name, shape: 0.1 if name == "dense" else 1.0)
-    with pytest.raises(ExportError, match=r"no layer of .* is faster sparse on this machine"):
+    with pytest.raises(ExportError, match=r"no layer of .* is worth a sparse operator"):
         api.export(source, source.parent / "fast.onnx", tune=True)
     written = api.export(source, source.parent / "fast.onnx", tune=True, min_sparsity=0.3)
     assert operators(written.path).keys() == {"SparseLinear", "SparseLinearRelu"}
@@ -148,7 +148,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_masked_layer_that_is_faster_dense_keeps_its_mask(
     artifact: Path, tmp_path: Path, clock: Callable[[Times], None]
 ) -> None:
-    clock(lambda name, shape: 0.5 if name == "dense" and shape[1:] == (64, 4, 4) else 1.0)
+    clock(lambda name, shape: 1.0 if name != "dense" else 0.5 if shape[1:] == (64, 4, 4) else 2.0)
     written = api.export(artifact, tmp_path / "t.onnx", arch="nets:tiny_resnet", tune=True, threads=1)
     assert written.certificate.held  # five masks bit for bit, and their MACs
     names = [node.op_type for node in onnx.load(written.path).graph.node if node.domain == "sift"]

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sift_cli.core.masks import Mask
+from sift_cli.export.values import add_initializer
 from sift_cli.sparsity.formats import bitmask
 
 
@@ -31,9 +32,5 @@ def sparse_inputs(
 
 
 def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    if name in graph.initializers:
-        return graph.initializers[name]  # a weight that several nodes share
-    tensor = ir.Tensor(array, name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    return value
+    shared = graph.initializers.get(name)  # where several nodes share a weight
+    return add_initializer(graph, name, array) if shared is None else shared

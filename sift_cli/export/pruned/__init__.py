@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import onnx
@@ -21,13 +20,12 @@ from sift_cli.core.operators import DOMAIN
 from sift_cli.errors import ExportError
 from sift_cli.export import fallback
 from sift_cli.export.fusion import fuse
-from sift_cli.export.layer_plans import LayerPlans, known_shapes, positions, set_plans
+from sift_cli.export.layer_plans import LayerPlans, set_plans
 from sift_cli.export.pruned import conv, linear
 from sift_cli.export.pruned._layer import Layer, StaysDense
 from sift_cli.export.pruned.affine import behind
 from sift_cli.export.pruned.placing import Places
 from sift_cli.export.pruned.source import opset_of
-from sift_cli.export.worth import Candidate, worth
 
 _KINDS: dict[str, Callable[[ir.Node, int], Layer]] = {"Conv": conv.layer, "Gemm": linear.layer, "MatMul": linear.layer}
 
@@ -51,8 +49,7 @@ def sparsified(
     model: onnx.ModelProto,
     path: Path,
     *,
-    least: float | None = None,
-    dims: Mapping[str, int] | None = None,
+    least: float,
     decided: LayerPlans | None = None,
 ) -> tuple[onnx.ModelProto, tuple[SparseWeight, ...]]:
     """``model`` with sift's operators for its sparse layers and their fallback functions, and the weights of those.
@@ -60,8 +57,7 @@ def sparsified(
     Args:
         model: What :func:`~sift_cli.export.pruned.source.read` returned.
         path: Where it was read from, for messages.
-        least: Share of zeros from which on a weight becomes sparse; None where sift decides.
-        dims: Sizes of the model's symbolic dimensions, to decide by.
+        least: Share of zeros from which on a weight becomes sparse.
         decided: What is known better, by names of the source.
 
     Raises:
@@ -71,7 +67,7 @@ def sparsified(
     graph, decided = work.graph, decided or LayerPlans()
     _infer_shapes(graph, model)
     read = {value for value in _values(graph) if _is_read(value)}
-    chosen = _chosen(graph, opset, path, least, known_shapes(model, dims or {}), decided.dense)
+    chosen = _chosen(graph, opset, path, least, decided.dense)
     users = Counter(root for _, root in chosen)
     places, weights = Places(graph, opset, {node for node, _ in chosen}), []
     for node, root in chosen:
@@ -97,14 +93,7 @@ def _infer_shapes(graph: ir.Graph, model: onnx.ModelProto) -> None:
                 value.shape, value.type = ir.Shape(known.shape), known.type
 
 
-def _chosen(
-    graph: ir.Graph,
-    opset: int,
-    path: Path,
-    least: float | None,
-    shapes: Mapping[str, tuple[int, ...] | None],
-    dense: Collection[str],
-) -> list[tuple[ir.Node, str]]:
+def _chosen(graph: ir.Graph, opset: int, path: Path, least: float, dense: Collection[str]) -> list[tuple[ir.Node, str]]:
     """Nodes of the main graph that become sparse, with their weights' names.
 
     The weights are read once more when it is their turn, so that not all of them are in memory twice.
@@ -119,7 +108,7 @@ def _chosen(
         except StaysDense as reason:
             why[str(reason)] += 1
             continue
-        if layer.root.name not in dense and worth(_candidate(layer, shapes), least):
+        if layer.root.name not in dense and layer.sparsity >= least:
             chosen.append((node, layer.root.name or ""))
         elif sparsest is None or layer.sparsity > sparsest.sparsity:
             sparsest = layer
@@ -128,26 +117,11 @@ def _chosen(
     if sparsest is None:
         reasons = "".join(f"; {count} that {reason}" for reason, count in why.most_common(3))
         raise ExportError(f"{path} has no Conv, Gemm or MatMul that can become sparse{reasons}")
-    if sparsest.root.name in dense:
-        raise ExportError(f"no layer of {path} is faster sparse on this machine", hint="leave out --tune")
     found, size = sparsest.sparsity, list(sparsest.weight.shape)
     raise ExportError(
         f"no layer of {path} is worth a sparse operator: the sparsest weight, {sparsest.root.name!r} of {size}, has "
-        f"{found:.1%} zeros" + (f" and not {least:.1%}" if least is not None else ""),
+        f"{found:.1%} zeros" + (f" and not {least:.1%}" if found < least else ""),
         hint=f"to try, pass --min-sparsity {math.floor(found * 1000) / 1000}" if found >= 0.001 else "prune it first",
-    )
-
-
-def _candidate(layer: Layer, shapes: Mapping[str, tuple[int, ...] | None]) -> Candidate:
-    node = layer.node
-    value = node.outputs[0] if layer.op == "Conv" else node.inputs[0]
-    return Candidate(
-        layer.op,
-        layer.weight.shape,
-        int(np.count_nonzero(layer.kept)),
-        group=cast(int, layer.attributes.get("group", 1)),
-        strides=cast(tuple[int, ...], layer.attributes.get("strides", (1, 1))),
-        positions=positions(layer.op, shapes.get((value.name if value is not None else None) or "")),
     )
 
 

@@ -14,6 +14,7 @@ from sift_cli.export.lowering._sparse import sparse_inputs
 from sift_cli.export.pruned._layer import Layer
 from sift_cli.export.pruned.affine import Affine
 from sift_cli.export.pruned.constants import ARRANGING
+from sift_cli.export.values import add_initializer, names_in, unused
 
 
 class Places:
@@ -29,8 +30,7 @@ class Places:
         self._graph = graph
         self._opset = opset
         self._chosen = chosen
-        self._taken = {value.name for value in graph.inputs} | set(graph.initializers)
-        self._taken |= {value.name for node in graph.all_nodes() for value in node.outputs}
+        self._taken = names_in(graph)
         self._stored: dict[tuple[str, bytes], str] = {}
 
     def put(self, layer: Layer, affine: Affine) -> str:
@@ -96,11 +96,7 @@ class Places:
         return self._initializer(name, bias)
 
     def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
-        tensor = ir.Tensor(array, name=self._fresh(name))
-        shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
-        value = ir.Value(name=tensor.name, const_value=tensor, shape=shape, type=kind)
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, self._fresh(name), array)
 
     def _rearranged(self, op: str, x: ir.Value | None, axes: Sequence[int], name: str) -> ir.Node:
         """Unsqueeze or Squeeze; their axes are an attribute before opset 13, and an input since."""
@@ -109,10 +105,9 @@ class Places:
         return ir.node(op, [x, self._initializer(f"{name}/axes", np.array(axes))], name=f"{name}/{op}")
 
     def _fresh(self, name: str) -> str:
-        while name in self._taken:
-            name += "+"
-        self._taken.add(name)
-        return name
+        fresh = unused(name, self._taken)
+        self._taken.add(fresh)
+        return fresh
 
 
 def _is(value: ir.Value, array: np.ndarray) -> bool:
