@@ -17,13 +17,15 @@ from sift_cli.core.counts import FlopReport
 from sift_cli.core.files import atomic, check_writable
 from sift_cli.core.plan import Architecture, InputSpec, TransformPlan
 from sift_cli.core.sparsity import parse_sparsity
-from sift_cli.errors import ExportError, Malformed, ModelError, PlanError, Unreadable
+from sift_cli.errors import ExportError, Malformed, ModelError, PlanError, Unreadable, VerificationFailed
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
     from sift_cli.analysis import AnalysisReport
+    from sift_cli.analysis.difference import Difference
+    from sift_cli.budgets import CheckReport
     from sift_cli.checkpoint.report import InspectReport
     from sift_cli.core.half import Storage
     from sift_cli.export.torch_file import Optimizer
@@ -116,6 +118,85 @@ def analyze(
     from sift_cli.analysis import analyze as of_series
 
     return of_series(paths, inputs_first=inputs_first, allow_pickle=allow_pickle)
+
+
+def diff(
+    before: str | Path,
+    after: str | Path,
+    *,
+    count: bool | None = None,
+    arch: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    allow_pickle: bool = False,
+) -> Difference:
+    """What differs between two files, tensor by tensor and to the bit.
+
+    Args:
+        before, after: Any two files or folders that sift reads, of two formats too.
+        count: Count what both cost, which loads a model; None counts where both have at most 512 MB.
+        arch, input_shape: For that, as in :func:`flops`.
+        allow_pickle: Load pickles that run code.
+
+    Raises:
+        CheckpointError: One of them cannot be read.
+    """
+    from sift_cli.analysis.difference import compare
+    from sift_cli.checkpoint.report import COUNT_LIMIT
+
+    found = compare(Path(before), Path(after), allow_pickle=allow_pickle)
+    sides = {}
+    for name, side in (("before", found.before), ("after", found.after)):
+        if not (count if count is not None else max(found.before.size, found.after.size) <= COUNT_LIMIT):
+            sides[name] = replace(side, uncounted="it was not asked for" if count is False else "the files are large")
+            continue
+        try:
+            counted = flops(side.path, arch=arch, input_shape=input_shape, allow_pickle=allow_pickle)
+            sides[name] = replace(side, flops=counted)
+        except (ModelError, VerificationFailed) as error:
+            sides[name] = replace(side, uncounted=error.message)
+    return replace(found, **sides)
+
+
+def check(
+    paths: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
+    baseline: str | Path | None = None,
+    update_baseline: bool = False,
+    allow_pickle: bool = False,
+) -> CheckReport:
+    """Hold files to their budgets: size, FLOPs, sparsity, the cost or the outputs of another file, saved figures.
+
+    Args:
+        paths: Files and globs; without any, those of the configuration.
+        options: Budgets for all of them, by the keys of a configuration ("max-size"), which they win over.
+        config: ``sift.toml`` or ``pyproject.toml``; None takes the nearest one from here upwards.
+        baseline: File of saved figures; None takes the configuration's.
+        update_baseline: Save the figures there instead of comparing with it.
+        allow_pickle: Load pickles that run code.
+
+    Raises:
+        ConfigError: The configuration, an option or the baseline is wrong, or there is nothing to check.
+        OutputError: The baseline cannot be written.
+    """
+    from sift_cli.budgets import ConfigError, budget
+    from sift_cli.budgets import config as configs
+    from sift_cli.budgets.run import run as check_all
+    from sift_cli.budgets.select import select
+
+    def count(source: str, how: budget.Budget) -> FlopReport:
+        return flops(source, arch=how.arch, input_shape=how.input, dims=how.dims or None, allow_pickle=allow_pickle)
+
+    found = configs.find(Path()) if config is None else configs.load(Path(config))
+    saved = found.baseline if baseline is None else Path(baseline)
+    if update_baseline and saved is None:
+        raise ConfigError("there is no baseline to update", hint="name one: --baseline sift-baseline.json")
+    selected = select(paths, found, budget.read(options or {}, Path(), ""))
+    return check_all(
+        selected, count, config=found.path, baseline=saved, update=update_baseline,
+        all_selected=not paths, allow_pickle=allow_pickle,
+    )  # fmt: skip
 
 
 def flops(
@@ -406,8 +487,9 @@ def densify(
 ) -> Written:
     """Drop the masks of a model and keep the zeros: a plain dense model, ready for dense fine-tuning.
 
-    What a mask kept is identical to the bit. Only an artifact is loaded as a model; any other file is rewritten one
-    tensor at a time and needs no architecture.
+    What a mask kept is identical to the bit. A file or folder is rewritten one tensor at a time and needs no
+    architecture. Only an artifact that becomes something else, a bare state_dict or of a folder a file, is loaded as a
+    model, which has the names for it.
 
     Args:
         source: Artifact; or a checkpoint or folder of transformers with masks of :mod:`sift_cli.checkpoint.sidebands`.
@@ -445,17 +527,24 @@ def densify(
     if optimizer == "carry" and not by_torch:
         raise ExportError(f"{output} has no place for the state of an optimizer", hint="name a .pt file")
     with open_checkpoint(source, allow_pickle=allow_pickle) as checkpoint:
+        ours = manifest.is_artifact(checkpoint.metadata)
         if checkpoint.format == "onnx":
             raise ModelError(
-                f"{source} is an ONNX graph, which is not trained", hint="give the checkpoint that it was exported from"
+                f"{source} is an ONNX graph, which has no parameters to train",
+                hint=f"give the {'artifact' if ours else 'checkpoint'} that it was exported from",
             )
-        if not manifest.is_artifact(checkpoint.metadata):
+        plan = manifest.loads(checkpoint.metadata, source).plan if ours else None
+        alike = source.is_dir() == folder and not by_torch
+        # A folder may call its tensors otherwise than the model does that its masks are for.
+        if plan is None or (alike and plan.masked.keys() <= checkpoint.tensors.keys()):
             view = DenseView(checkpoint, revival)
+            if plan is not None and plan.masked != {name: one.kept for name, one in view.masked.items()}:
+                raise Malformed(source, "its masks", "they keep other weights than its plan says")
             with publishing.published(output, folder=folder, force=force) as temporary:
                 certificate = write_densified(
                     view, temporary, by_torch=by_torch, optimizer=optimizer, allow_pickle=allow_pickle
                 )
-            return Written(output, certificate, None)
+            return Written(output, certificate, plan)
     if optimizer == "carry":
         raise ModelError(f"{source} has no state of an optimizer to carry", hint="leave out --optimizer carry")
     model = _artifact(_open(source, arch=arch), source)
@@ -562,8 +651,7 @@ def train(
         asked = replace(asked, transform=None, rule=None, sparsity_config=None)
     folder = RunFolder(Path(output), asked, "dense" if dense else "sparse")
     machine = accelerator(asked.precision)
-    if machine.is_main_process:  # which makes the folder, soon after
-        folder.check(resume=resume, force=force)
+    folder.check(resume=resume, force=force)
     data = open_data(asked.data)
     start, companions = _start(asked, data, dense=dense, allow_pickle=allow_pickle)
 
@@ -653,7 +741,8 @@ def run(
 
     Args:
         path: The model.
-        inputs: ``FILE.npy`` for a model of one input, or ``NAME=FILE.npy`` for each; what is not given is random.
+        inputs: ``FILE.npy``, or ``1x128x768``, the shape of a random one; with several inputs ``NAME=`` before it. What
+            is not given is random.
         output: Where to write the outputs: the first one to a ``.npy``, all to a ``.npz``.
         batch, seed: Of random inputs.
         threads: Threads within an op; None for one a core.
@@ -662,21 +751,21 @@ def run(
 
     Raises:
         CheckpointError: The model or an input cannot be read.
-        ModelError: An input has another name, shape or type than the model wants.
+        ModelError: The model is no ONNX file, or an input has another name, shape or type than it wants.
         RuntimeUnavailable: The library or onnxruntime is missing.
     """
     import time
 
     import onnxruntime
 
-    from sift_cli.runtime import kernels, random_inputs, session
-    from sift_cli.runtime.arrays import check_suffix, read_inputs, write_outputs
+    from sift_cli.runtime import kernels, session
+    from sift_cli.runtime.arrays import check_suffix, make_inputs, write_outputs
 
     if output is not None:
         check_suffix(output)
         check_writable(output, force=force)
-    opened = session(Path(path), threads=threads, library=library)
-    feed = {**random_inputs(opened, batch=batch, seed=seed), **read_inputs(inputs, opened)}
+    opened = session(_to_run(path, "run"), threads=threads, library=library)
+    feed = make_inputs(inputs, opened, batch=batch, seed=seed)
     names = [node.name for node in opened.get_outputs()]
     try:
         arrays = opened.run(None, feed)
@@ -712,8 +801,8 @@ def bench(
         model: The ONNX file.
         vs: Peers. "dense" is the same file in plain onnxruntime, "deepsparse" the same model in DeepSparse, anything
             else an ONNX file of its own, which "deepsparse:FILE.onnx" runs in DeepSparse.
-        inputs: ``FILE.npy`` for a model of one input, or ``NAME=FILE.npy`` for each; what is not given is random. Peers
-            get the same arrays where they fit, and random ones elsewhere.
+        inputs: ``FILE.npy``, or ``1x128x768``, the shape of a random one; with several inputs ``NAME=`` before it. What
+            is not given is random. Peers get the same arrays where they fit, and random ones elsewhere.
         batch, seed: Of random inputs.
         threads: Threads within an operator, a comparison for each; None for one a core.
         seconds: Time for the rounds of a comparison, without warming up; there are at least five rounds.
@@ -726,21 +815,16 @@ def bench(
         ExportError: The model has no form for DeepSparse.
         RuntimeUnavailable: sift's library, onnxruntime or DeepSparse is missing.
     """
-    from sift_cli.runtime import random_inputs, session
-    from sift_cli.runtime.arrays import read_inputs
+    from sift_cli.runtime import session
+    from sift_cli.runtime.arrays import make_inputs
     from sift_cli.runtime.bench import BenchReport, Comparison, compare
     from sift_cli.runtime.layers import profile
     from sift_cli.runtime.machine import this_machine
     from sift_cli.runtime.peers import OnnxRuntime, samples
 
-    path = Path(model)
-    if not (_is_onnx(path) if path.exists() else path.suffix == ".onnx"):
-        raise ModelError(
-            f"{model} is no ONNX file, and onnxruntime runs no other",
-            hint=f"sift export {model} --format onnx -o model.onnx && sift bench model.onnx",
-        )
+    path = _to_run(model, "bench")
     opened = session(path)
-    feed = {**random_inputs(opened, batch=batch, seed=seed), **read_inputs(inputs, opened)}
+    feed = make_inputs(inputs, opened, batch=batch, seed=seed)
     if not inputs and samples(feed) != batch:
         raise ModelError(f"{model} takes a batch of {samples(feed)} and no other", hint="leave out --batch")
     del opened
@@ -902,6 +986,17 @@ def _is_onnx(source: str | Path) -> bool:
     from sift_cli.checkpoint import sniff
 
     return Path(source).is_file() and sniff(Path(source)) == "onnx"
+
+
+def _to_run(model: str | Path, command: str) -> Path:
+    """The file ``model``, of which ``command`` wants that it is ONNX."""
+    path = Path(model)
+    if not (_is_onnx(path) if path.exists() else path.suffix == ".onnx"):
+        raise ModelError(
+            f"{model} is no ONNX file, and onnxruntime runs no other",
+            hint=f"sift export {model} --format onnx -o model.onnx && sift {command} model.onnx",
+        )
+    return path
 
 
 def _format_of(output: Path) -> ExportFormat:

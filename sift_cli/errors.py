@@ -20,7 +20,8 @@
     ├─ RuntimeUnavailable          8   native library missing, onnxruntime too old, instruction set absent
     └─ OutputError                 9   the output could not be written
        ├─ OutputExists                 path
-       └─ OutputUnwritable             path, why
+       ├─ OutputUnwritable             path, why
+       └─ OutputBusy              10   path; another process is writing it
 
 Exit code 2 is a usage error and belongs to Typer. Anything that is not a :class:`SiftError` is a bug in sift and keeps
 its traceback. A message is one sentence: what is wrong, and where. The hint says what to do about it.
@@ -180,3 +181,10 @@ class OutputExists(OutputError):
 class OutputUnwritable(OutputError):
     def __init__(self, path: object, why: str) -> None:
         super().__init__(f"cannot write {path}: {why}", path=str(path), why=why)
+
+
+class OutputBusy(OutputError):
+    exit_code = 10
+
+    def __init__(self, path: object, *, hint: str) -> None:
+        super().__init__(f"another process is writing {path}", hint=hint, path=str(path))

@@ -47,7 +47,8 @@ def check_zeros(model: nn.Module, optimizer: Optimizer) -> None:
     assert masks
     for name, mask in masks.items():
         weight = model.get_parameter(name)
-        slots = [slot for slot in optimizer.state[weight].values() if isinstance(slot, Tensor) and slot.dim()]
+        state = (slot for slot in optimizer.state[weight].values() if isinstance(slot, Tensor))
+        slots = [slot for slot in state if slot.numel() == mask.numel()]
         for tensor in (weight.detach(), weight.grad, *slots):
             if tensor is not None:
                 assert tensor.shape == mask.shape

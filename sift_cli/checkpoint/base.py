@@ -69,6 +69,15 @@ class Checkpoint(ABC):
     def _mask(self, name: str) -> Mask | None:
         return None
 
+    def masks_apart(self) -> Checkpoint | None:
+        """Masks that the file keeps apart from the model, by the names of their weights, as a checkpoint of their own;
+        None where it keeps none.
+
+        Raises:
+            Malformed: They are damaged, or have no names.
+        """
+        return None
+
     def file_of(self, name: str) -> Path:
         """The file with the tensor ``name``, one of several in a folder."""
         return self.path

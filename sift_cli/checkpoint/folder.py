@@ -117,7 +117,7 @@ class FolderCheckpoint(Checkpoint):
         return self._homes[name].read(name)
 
     def _mask(self, name: str) -> Mask | None:
-        return self.masks.get(name)
+        return self.masks.get(name) or self._homes[name].mask(name)
 
     def file_of(self, name: str) -> Path:
         return self._homes[name].path

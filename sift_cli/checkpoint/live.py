@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sift_cli.checkpoint import mask_optimizer
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.torch_arrays import to_numpy
 from sift_cli.checkpoint.unwrap import StateDict, unwrap
 from sift_cli.compat import import_torchvision
 from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
-from sift_cli.errors import CheckpointError, SiftError
+from sift_cli.errors import CheckpointError, Malformed, SiftError
 
 
 def open_live(path: Path, format: str) -> Checkpoint:
@@ -45,16 +46,23 @@ def open_live(path: Path, format: str) -> Checkpoint:
             return value.state_dict()
         return value if isinstance(value, Mapping) else None
 
+    def is_tensor(value: Any) -> bool:
+        return isinstance(value, torch.Tensor)
+
     try:
-        return _Live(path, format, unwrap(root, as_mapping, lambda value: isinstance(value, torch.Tensor)))
+        state = unwrap(root, as_mapping, is_tensor)
+        return _Live(path, format, state, lambda: mask_optimizer.masks(root, as_mapping, is_tensor))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
 class _Live(Checkpoint):
-    def __init__(self, path: Path, format: str, state: StateDict) -> None:
+    def __init__(
+        self, path: Path, format: str, state: StateDict, masks_apart: Callable[[], dict[str, Any]] = dict
+    ) -> None:
         from torch import nn
 
+        self._masks_apart = masks_apart
         self.path, self.format, self.metadata = path, format, {}
         self.wrapper, self.ignored = state.wrapper, state.ignored
         self.module = state.holder if isinstance(state.holder, nn.Module) else None
@@ -69,3 +77,10 @@ class _Live(Checkpoint):
 
     def _read(self, name: str) -> np.ndarray:
         return to_numpy(self._live[name])
+
+    def masks_apart(self) -> Checkpoint | None:
+        try:
+            found = self._masks_apart()
+        except ValueError as error:
+            raise Malformed(self.path, "its masks", str(error)) from None
+        return _Live(self.path, self.format, StateDict(found, None, (), None)) if found else None

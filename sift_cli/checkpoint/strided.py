@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,9 +69,10 @@ class StridedCheckpoint(Checkpoint):
         *,
         wrapper: str | None = None,
         ignored: tuple[str, ...] = (),
+        masks_apart: Callable[[], Mapping[str, Strided]] = dict,
     ) -> None:
         self._file = file
-        self._strided = dict(tensors)
+        self._strided, self._masks_apart = dict(tensors), masks_apart
         self.path, self.format, self.metadata = file.path, format, {}
         self.wrapper, self.ignored = wrapper, ignored
         self.tensors = {
@@ -95,6 +96,13 @@ class StridedCheckpoint(Checkpoint):
         # Not as_strided: it goes through the array interface, which has no word for ml_dtypes' 8-bit floats.
         view: np.ndarray = np.ndarray(tensor.shape, tensor.dtype, flat, strides=steps)
         return flat.reshape(tensor.shape) if view.flags.c_contiguous else view.copy(order="C")
+
+    def masks_apart(self) -> Checkpoint | None:
+        try:
+            found = self._masks_apart()
+        except ValueError as error:
+            raise Malformed(self.path, "its masks", str(error)) from None
+        return StridedCheckpoint(self._file, self.format, found) if found else None
 
     def close(self) -> None:
         self._file.close()

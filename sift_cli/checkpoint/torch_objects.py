@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from sift_cli.checkpoint._bytes import checked_shape
+from sift_cli.checkpoint import mask_optimizer
+from sift_cli.checkpoint._bytes import ByteFile, checked_shape
 from sift_cli.checkpoint._pickle import Call, Global, Persistent
-from sift_cli.checkpoint.strided import Strided
+from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.strided import Strided, StridedCheckpoint
+from sift_cli.checkpoint.unwrap import unwrap
 from sift_cli.core.tensors import DTYPES
 from sift_cli.errors import CheckpointError, Malformed
 
@@ -151,7 +154,36 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
     return {**items, **value.items}
 
 
-def tensor(path: Path, name: str, value: Call, place: Callable[[StorageRef], tuple[int, int]]) -> Strided:
+Place = Callable[[StorageRef], tuple[int, int]]
+
+
+def checkpoint(file: ByteFile, format: str, root: Any, place: Place) -> Checkpoint:
+    """The model in what a pickle describes.
+
+    Args:
+        file: The file, which the checkpoint goes on reading.
+        format: Name of the reader.
+        root: The pickle's one object.
+        place: First byte and length in bytes of a storage in the file.
+
+    Raises:
+        CheckpointError: There is none in it.
+    """
+    try:
+        state = unwrap(root, as_mapping, is_tensor)
+    except ValueError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
+
+    def strided(calls: Mapping[str, Any]) -> dict[str, Strided]:
+        return {name: tensor(file.path, name, call, place) for name, call in calls.items()}
+
+    return StridedCheckpoint(
+        file, format, strided(state.tensors), wrapper=state.wrapper, ignored=state.ignored,
+        masks_apart=lambda: strided(mask_optimizer.masks(root, as_mapping, is_tensor)),
+    )  # fmt: skip
+
+
+def tensor(path: Path, name: str, value: Call, place: Place) -> Strided:
     """Where and how the tensor ``name`` lies in the file.
 
     Args:

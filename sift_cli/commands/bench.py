@@ -41,7 +41,7 @@ def command(
     ] = None,
     input: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]FILE.npy", help="An input; without any, random values of the right shape."),
+        typer.Option(metavar="[NAME=]FILE.npy|SHAPE", help="An input, or the shape of a random one: 1x128x768."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch of random inputs.")] = 1,
     threads: Annotated[

@@ -1,7 +1,8 @@
 """Drop the masks of a model and keep its zeros: a plain dense model for dense fine-tuning.
 
 MODEL is an artifact of sift; or a checkpoint, or a folder of transformers, in which weights have masks: NaN in the
-place of pruned weights or WEIGHT_mask beside WEIGHT (Cerebras), WEIGHT_orig and WEIGHT_mask (torch.nn.utils.prune).
+place of pruned weights, WEIGHT_mask beside WEIGHT, or masks in optimizer.sparsity (Cerebras), WEIGHT_orig and
+WEIGHT_mask (torch.nn.utils.prune), masks in mask_optimizer (Sparse-IFT).
 
 Examples:
 

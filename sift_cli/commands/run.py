@@ -25,7 +25,7 @@ def command(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.")],
     input: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]FILE.npy", help="An input; without any, random values of the right shape."),
+        typer.Option(metavar="[NAME=]FILE.npy|SHAPE", help="An input, or the shape of a random one: 1x128x768."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the first output to a .npy, or all of them to a .npz.")

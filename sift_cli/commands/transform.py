@@ -133,6 +133,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Decide and print the plan; read and write no weight.")
     ] = False,
+    sparsity_config: Annotated[Path | None, typer.Option(hidden=True)] = None,
     arch: Arch = None,
     input_shape: InputShape = None,
     input_npz: InputArrays = None,
@@ -140,6 +141,11 @@ def command(
     force: Force = False,
     json: Json = False,
 ) -> None:
+    if sparsity_config is not None:
+        raise typer.BadParameter(
+            "these settings are of a training: sift train RECIPE --sparsity-config FILE, or sift_cli.SparsityConfig",
+            param_hint="--sparsity-config",
+        )
     if (sparsity is None) == (plan is None):
         raise typer.BadParameter("give either --sparsity or --plan", param_hint="--sparsity")
     asked = {

@@ -45,7 +45,8 @@ def write(
         ModelError: There is no optimizer's state to carry, or it is not clear to which weight it belongs.
     """
     root = _root(view, allow_pickle)
-    optimizers = list(optimizer_state.found(root)) if root is not None else []
+    rest = {key: value for key, value in (root or {}).items() if key not in _ABOUT_MASKS}
+    optimizers = list(optimizer_state.found(rest))
     if optimizer == "carry" and not optimizers:
         raise ModelError(f"{view.path} has no state of an optimizer to carry", hint="leave out --optimizer carry")
     if root is None:

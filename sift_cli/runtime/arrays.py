@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sift_cli.errors import Malformed, ModelError, OutputUnwritable, Unreadable
+from sift_cli.runtime.sessions import random_inputs
 
 if TYPE_CHECKING:
     import onnxruntime
 
 
-def read_inputs(texts: Sequence[str], opened: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:
-    """Arrays for a session's inputs from ``FILE.npy`` or ``NAME=FILE.npy``.
+def make_inputs(
+    texts: Sequence[str], opened: onnxruntime.InferenceSession, *, batch: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Arrays for a session's inputs.
+
+    Args:
+        texts: ``FILE.npy``, or ``SHAPE`` (``1x128x768``) of a random one, behind ``NAME=`` where there are several
+            inputs. Those that are not named are random, as :func:`~sift_cli.runtime.random_inputs` makes them.
+        opened: The session.
+        batch, seed: Of random inputs; a shape says its batch itself.
 
     Raises:
         Unreadable, Malformed: A file cannot be read, or is no array of numbers.
@@ -23,6 +33,7 @@ def read_inputs(texts: Sequence[str], opened: onnxruntime.InferenceSession) -> d
     """
     wanted = {node.name: node for node in opened.get_inputs()}
     arrays: dict[str, np.ndarray] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, _, file = text.rpartition("=")
         if not name:
@@ -33,14 +44,16 @@ def read_inputs(texts: Sequence[str], opened: onnxruntime.InferenceSession) -> d
             name = next(iter(wanted))
         if name not in wanted:
             raise ModelError(f"the model has no input {name!r}", hint=f"it has: {', '.join(wanted)}")
-        if name in arrays:
+        if name in shapes:
             raise ModelError(f"input {name!r} is given twice")
-        array = _read(file)
-        shape = wanted[name].shape
-        if not fits(array.shape, shape):
-            raise ModelError(f"input {name!r} takes the shape {shape}, and {file} has {list(array.shape)}")
-        arrays[name] = array
-    return arrays
+        if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", file) and not Path(file).exists():
+            shapes[name] = tuple(map(int, file.split("x")))
+        else:
+            arrays[name] = _read(file)
+            shapes[name] = arrays[name].shape
+        if not fits(shapes[name], shape := wanted[name].shape):
+            raise ModelError(f"input {name!r} takes the shape {shape}, and {file} has {list(shapes[name])}")
+    return {**random_inputs(opened, batch=batch, seed=seed, shapes=shapes), **arrays}
 
 
 def fits(given: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
@@ -55,8 +68,9 @@ def _read(file: str) -> np.ndarray:
         array = np.load(file, allow_pickle=False)
     except OSError as error:
         raise Unreadable(file, error.strerror or str(error)) from None
-    except (ValueError, EOFError) as error:
-        raise Malformed(file, "its header", str(error).splitlines()[0]) from None
+    except (ValueError, EOFError):
+        why = "it is cut off, or no array of numbers"
+        raise Malformed(file, "its header", why, hint="write it by numpy.save") from None
     if not isinstance(array, np.ndarray):
         raise Malformed(file, "its header", "it is an archive and not one array")
     return array.astype(np.float32) if array.dtype == np.float64 else array

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -102,12 +103,17 @@ def kernels(opened: onnxruntime.InferenceSession) -> tuple[KernelReport, ...]:
     return tuple(KernelReport(**entry) for entry in seen.report()) if seen else ()
 
 
-def random_inputs(opened: onnxruntime.InferenceSession, batch: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
+def random_inputs(
+    opened: onnxruntime.InferenceSession,
+    batch: int = 1,
+    seed: int = 0,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, np.ndarray]:
     """Standard normal values for every float input, zeros for integer and bool ones, by name. In a model that sift
     transformed, integers are any that the model takes.
 
     The first dimension, where it is not fixed, becomes ``batch``, any other that is not fixed what it was in the plan,
-    or 1. The values depend on the name, the shape and the seed alone.
+    or 1; ``shapes`` has those of some inputs. The values depend on the name, the shape and the seed alone.
 
     Raises:
         RuntimeUnavailable: An input is not a tensor of numbers.
@@ -123,6 +129,7 @@ def random_inputs(opened: onnxruntime.InferenceSession, batch: int = 1, seed: in
         usual = spec.shape if spec is not None and len(spec.shape) == len(node.shape) else (1,) * len(node.shape)
         free = (batch, *usual[1:])
         shape = [d if isinstance(d, int) else n for d, n in zip(node.shape, free[: len(node.shape)], strict=True)]
+        shape = [*(shapes or {}).get(node.name, shape)]
         if dtype.kind == "i" and spec is not None and spec.high is not None:
             inputs[node.name] = generator(seed, node.name, "input").integers(0, spec.high, shape, dtype)
         elif dtype.kind == "f":

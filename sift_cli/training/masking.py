@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, cast
@@ -11,19 +12,31 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from sift_cli.core.masks import Mask
+from sift_cli.core.masks import Mask, MaskSet
 from sift_cli.core.sparsity import parse_sparsity
-from sift_cli.errors import ModelError, PlanError
+from sift_cli.errors import ModelError, PlanError, SiftError
 from sift_cli.layers._dense import is_transposed
-from sift_cli.surgery import PackedMask
+from sift_cli.surgery import PackedMask, attach_masks, carry, packed_masks_of
 from sift_cli.training.distributed import local, whole
 from sift_cli.training.names import plain_name
-from sift_cli.training.weights import check_fits
+from sift_cli.training.weights import check_fits, check_free
 from sift_cli.transforms import TransformOptions
 from sift_cli.transforms._layers import check_globs
 from sift_cli.transforms._masking import Choice, check, choose, site
 
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@contextmanager
+def all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """The masks of ``model`` are again what they were before the block, if it raises a SiftError."""
+    before = packed_masks_of(model)
+    try:
+        yield
+    except SiftError:
+        attach_masks(model, MaskSet())
+        carry(model, before)
+        raise
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ def draw(model: nn.Module, asked: Asked, masks: Mapping[str, PackedMask], *, gra
         Infeasible: The layers cannot be that sparse.
     """
     if masks and not gradual:
+        check_free(model, masks)
         raise ModelError("the model has masks already", hint="leave out sparsity=")
     options = asked.options()
     chosen = _choose(model, {name: name.rpartition(".")[0] for name in masks} or _layers(model, options), options)

@@ -20,9 +20,9 @@ from sift_cli.surgery.packed import pack
 from sift_cli.training import rules
 from sift_cli.training.costs import Spent, TrainingFlops, training_flops
 from sift_cli.training.distributed import Replicas, local, whole
-from sift_cli.training.names import plain_names
+from sift_cli.training.names import plain_name, plain_names
 from sift_cli.training.schedules import Constant, Schedule
-from sift_cli.training.weights import MaskedWeight, check_fits, sharded
+from sift_cli.training.weights import MaskedWeight, check_fits, check_free, sharded
 
 STATE = "sift.sparsifier/1"
 
@@ -67,7 +67,7 @@ class Sparsifier:
 
     Raises:
         PlanError: The rule does not exist, or does not do with this optimizer.
-        ModelError: There are no masks, or none that this optimizer trains.
+        ModelError: There are no masks, or none that this optimizer trains; or another Sparsifier holds one.
     """
 
     def __init__(
@@ -91,6 +91,12 @@ class Sparsifier:
         self._model, self._optimizer = model, _inner(optimizer)
         self._replicas = Replicas(process_group)
         self._weights = self._own(weights)
+        held = {weight.name for weight in self._weights}
+        self._others = {
+            name: self._model.get_parameter(name)
+            for name in packed_masks_of(self._model)
+            if weights is None and plain_name(self._model, name) not in held
+        }
         self._spent = {weight.name: Spent() for weight in self._weights}
         for weight in self._weights:
             weight.clear(self._state(weight))
@@ -120,13 +126,28 @@ class Sparsifier:
                 "the optimizer trains none of the model's masked weights",
                 hint="make it from the parameters of the model as it is now: after wrapping, sharding or replacing",
             )
-        for name, mask in found.items():
-            parameter = self._model.get_parameter(name)
-            check_fits(plain[name], parameter, whole(mask.kept(), parameter))
-        carry(self._model, found)
         parameters = dict(self._model.named_parameters())
+        check_free(self._model, found)
+        for name, mask in found.items():
+            check_fits(plain[name], parameters[name], whole(mask.kept(), parameters[name]))
+        carry(self._model, found)
         owned = [MaskedWeight(plain[name], parameters[name], mask, self._collects) for name, mask in found.items()]
         return sorted(owned, key=lambda weight: weight.name)  # every process asks for the same weights in one order
+
+    def _check_others(self) -> None:
+        """Refuse to lose a mask: of a weight that was frozen, or not in the optimizer, and is trained now.
+
+        Raises:
+            ModelError: There is one.
+        """
+        graded = [name for name, parameter in self._others.items() if parameter.grad is not None]
+        trained = {id(one) for group in self._optimizer.param_groups for one in group["params"]} if graded else ()
+        for name in graded:
+            if id(self._others[name]) in trained:
+                raise ModelError(
+                    f"{plain_name(self._model, name)} has a mask and is trained now, but was not when sparsify began",
+                    hint="call it when all parameter groups are there; now, call remove() and then sparsify again",
+                )
 
     def _collects(self) -> bool:
         """Whether an update that uses gradients follows the coming step."""
@@ -134,6 +155,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._check_others()
         for weight in self._weights:
             weight.clear_gradient(always=self._replicas.several)
 

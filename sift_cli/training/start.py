@@ -10,11 +10,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from sift_cli.core.masks import MaskSet
-from sift_cli.errors import PlanError, SiftError
-from sift_cli.surgery import attach_masks, carry, packed_masks_of
+from sift_cli.errors import PlanError
+from sift_cli.surgery import carry, packed_masks_of
 from sift_cli.training import rules
-from sift_cli.training.masking import Asked, draw
+from sift_cli.training.masking import Asked, all_or_nothing, draw
 from sift_cli.training.names import plain_name
 from sift_cli.training.schedules import Cosine, Schedule, Window
 from sift_cli.training.sparsifier import Sparsifier
@@ -82,29 +81,26 @@ def sparsify(
     ramp: Callable[[float, float, Window], Schedule] | None = getattr(plugin, "ramp", None)
     masks = packed_masks_of(model)
     schedules = {}
-    if sparsity is not None:
-        asked = Asked(sparsity, distribution, pattern, mask, _globs(only), _globs(keep), seed)
-        drawn = draw(model, asked, masks, gradual=ramp is not None)
-        if ramp is not None:
-            for name, start in drawn.items():
-                schedules[plain_name(model, name)] = ramp(1 - start.density, 1 - start.final, updates)
-        carry(model, {name: start.mask for name, start in drawn.items()})
-    elif ramp is not None:
-        raise PlanError(f"{rule} prunes down to a sparsity and needs to know which", hint="pass sparsity=0.9")
-    elif (distribution, pattern, mask, tuple(only), tuple(keep)) != ("uniform", "unstructured", "random", (), ()):
-        raise PlanError(
-            "distribution, pattern, mask, only and keep say how masks are made, and none are made without a sparsity",
-            hint="pass sparsity=0.9, or leave them out: masks that are there keep the pattern they were made with",
-        )
-    try:
+    with all_or_nothing(model):
+        if sparsity is not None:
+            asked = Asked(sparsity, distribution, pattern, mask, _globs(only), _globs(keep), seed)
+            drawn = draw(model, asked, masks, gradual=ramp is not None)
+            if ramp is not None:
+                for name, start in drawn.items():
+                    schedules[plain_name(model, name)] = ramp(1 - start.density, 1 - start.final, updates)
+            carry(model, {name: start.mask for name, start in drawn.items()})
+        elif ramp is not None:
+            raise PlanError(f"{rule} prunes down to a sparsity and needs to know which", hint="pass sparsity=0.9")
+        elif (distribution, pattern, mask, tuple(only), tuple(keep)) != ("uniform", "unstructured", "random", (), ()):
+            raise PlanError(
+                "distribution, pattern, mask, only and keep say how masks are made, and none are made without a "
+                "sparsity",
+                hint="pass sparsity=0.9, or leave them out: masks that are there keep the pattern they were made with",
+            )
         return Sparsifier(
             model, optimizer, rule, updates=updates, drop_fraction=drop_fraction, sparsity=schedules, seed=seed,
             process_group=process_group,
         )  # fmt: skip
-    except SiftError:
-        attach_masks(model, MaskSet())
-        carry(model, masks)  # as if nothing had been asked
-        raise
 
 
 def _globs(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from sift_cli.sparsity.patterns import Gemm, parse
 from sift_cli.surgery import PackedMask
 from sift_cli.surgery.packed import pack
 from sift_cli.training.distributed import Replicas, is_sharded, local, part_of, whole
+from sift_cli.training.names import plain_name
 from sift_cli.training.rules import Layer, MaskUpdate
 
 
@@ -147,6 +148,21 @@ def check_fits(name: str, parameter: nn.Parameter, kept: Tensor) -> None:
             f"{name} has {kept.numel() - int(there.count_nonzero()):,} zeros already, and its mask lies elsewhere",
             hint="to go on with a run, call sparsify first and load the states of model and optimizer after it",
         )
+
+
+def check_free(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse weights that a Sparsifier holds already: two would move one mask by turns.
+
+    Raises:
+        ModelError: One of these weights of ``model`` is held.
+    """
+    for name in names:
+        hooks = model.get_parameter(name)._post_accumulate_grad_hooks or {}
+        if any(isinstance(getattr(hook, "__self__", None), MaskedWeight) for hook in hooks.values()):
+            raise ModelError(
+                f"a Sparsifier holds the mask of {plain_name(model, name)} already",
+                hint="call remove() of what sparsify returned, and then sparsify again",
+            )
 
 
 def sharded(mask: PackedMask, parameter: nn.Parameter) -> PackedMask:

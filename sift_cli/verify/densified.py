@@ -12,6 +12,7 @@ from sift_cli.checkpoint.dense import DenseView
 from sift_cli.checkpoint.folder import digest
 from sift_cli.core.certificate import Certificate, claim
 from sift_cli.export import artifact, manifest, streaming, torch_file
+from sift_cli.export.manifest import Manifest
 from sift_cli.export.torch_file import Optimizer
 from sift_cli.verify.evidence import require
 
@@ -36,7 +37,11 @@ def write_densified(
     if by_torch:
         torch_file.write(path, view, about, optimizer=optimizer, allow_pickle=allow_pickle)
         return certify_densified(view, path, allow_pickle=allow_pickle)
-    metadata = {manifest.PROVENANCE: manifest.dump({"densified": about})}
+    if manifest.is_artifact(view.metadata):  # it stays one, of the same plan
+        before = manifest.loads(view.metadata, view.path)
+        metadata = Manifest(before.plan, provenance={**before.provenance, "densified": about}).dumps()
+    else:
+        metadata = {manifest.PROVENANCE: manifest.dump({"densified": about})}
     if path.is_dir():
         streaming.write_folder(path, view, view.path, metadata)
     else:

@@ -35,7 +35,8 @@ def view(tmp_path: Path, tensors: dict[str, torch.Tensor], revival: Revival = ZE
 
 
 def test_every_sideband_has_its_form() -> None:
-    assert FORMS.keys() == set(registry.names("sift_cli.checkpoint.sidebands"))
+    """Here those that a plain mapping of tensors can have; test_mask_optimizers.py and test_densify.py the others."""
+    assert FORMS.keys() | {"artifact", "mask_optimizer"} == set(registry.names("sift_cli.checkpoint.sidebands"))
 
 
 @pytest.mark.parametrize("form", FORMS)

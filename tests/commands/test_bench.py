@@ -163,6 +163,15 @@ def test_layers_are_left_out_unless_asked_for(sift: Sift, tmp_path: Path) -> Non
     assert [peer["name"] for peer in comparison["peers"]] == ["sift"]
 
 
+def test_the_shape_of_an_input_is_given(sift: Sift, tmp_path: Path) -> None:
+    write(tmp_path / "m.onnx")
+    assert bench(sift, "m.onnx", "--input", "7x4")["batch"] == 7
+    assert bench(sift, "m.onnx", "--input", "x=6x4")["batch"] == 6
+    np.save(tmp_path / "5x4.npy", np.zeros((2, 4), np.float32))
+    (tmp_path / "5x4.npy").rename(tmp_path / "5x4")
+    assert bench(sift, "m.onnx", "--input", "5x4")["batch"] == 2  # a file, if there is one
+
+
 def test_a_given_input_is_what_every_peer_runs_on(sift: Sift, tmp_path: Path) -> None:
     write(tmp_path / "m.onnx")
     write(tmp_path / "same.onnx", sparse=False)
@@ -219,6 +228,9 @@ def test_the_table(sift: Sift, tmp_path: Path) -> None:
         (("m.onnx", "--vs", "deepsparse"), 8, "DeepSparse runs in an interpreter of its own, and none is named"),
         (("m.onnx", "--vs", "deepsparse:nobody.onnx"), 3, "cannot read nobody.onnx"),
         (("m.onnx", "--input", "wide.npy"), 4, "input 'x' takes the shape ['batch', 4], and wide.npy has [2, 5]"),
+        (("m.onnx", "--input", "2x5"), 4, "input 'x' takes the shape ['batch', 4], and 2x5 has [2, 5]"),
+        (("m.onnx", "--input", "2x0"), 3, "cannot read 2x0"),
+        (("m.onnx", "--input", "objects.npy"), 3, "objects.npy is damaged at its header: it is cut off"),
         (("m.onnx", "--input", "whole.npy"), 4, "sift does not run on these inputs"),
         (("one.onnx", "--batch", "2"), 4, "one.onnx takes a batch of 1 and no other"),
         (("m.onnx", "--vs", "one.onnx", "--batch", "2"), 4, "one.onnx takes a batch of 1, and m.onnx one of 2"),
@@ -234,6 +246,7 @@ def test_refusals(
     write(tmp_path / "one.onnx", batch=1)
     np.save(tmp_path / "m.npy", np.zeros(3))
     np.save(tmp_path / "wide.npy", np.zeros((2, 5), np.float32))
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     np.save(tmp_path / "whole.npy", np.zeros((2, 4), np.int64))
     done = sift("bench", *arguments)
     assert done.exit_code == code, done.output

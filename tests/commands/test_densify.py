@@ -23,8 +23,10 @@ from torch.nn.utils import prune
 from typer.testing import Result
 
 from sift_cli import api
+from sift_cli.checkpoint import artifact, open_checkpoint
 from sift_cli.checkpoint.folder import MASKS
 from sift_cli.compat import import_transformers
+from sift_cli.core.masks import Mask
 from sift_cli.errors import CheckpointError, ExportError, ModelError, OutputExists, VerificationFailed
 
 Sift = Callable[..., Result]
@@ -131,8 +133,8 @@ def test_a_revived_artifact(tmp_path: Path) -> None:
     source, arch = tmp_path / "w.safetensors", "nets:tiny_resnet"
     api.transform(arch, source, sparsity="3/4", input_shape=(1, 3, 8, 8))
     sparse = api.load(source, arch=arch)
-    done = api.densify(source, tmp_path / "d.safetensors", arch=arch, revive="normal", seed=2)
-    assert [claim.name for claim in done.certificate.claims] == ["roundtrip"]
+    done = api.densify(source, tmp_path / "d.safetensors", revive="normal", seed=2)
+    assert [claim.name for claim in done.certificate.claims] == ["roundtrip", "revived"]
     got = read(done.path)
     from sift_cli.surgery import masks_of
 
@@ -143,9 +145,47 @@ def test_a_revived_artifact(tmp_path: Path) -> None:
         about = json.loads(file.metadata()["sift.provenance"])["densified"]
     assert about["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert (about["revive"], about["seed"]) == ("normal(0.02)", 2)
-    assert about["was_sparse"].keys() == masks_of(sparse).keys()
+    assert about["was_sparse"] == {name: 1 - int(m.sum()) / m.numel() for name, m in masks_of(sparse).items()}
     with pytest.raises(ModelError, match="no state of an optimizer"):
         api.densify(source, tmp_path / "d.pt", arch=arch, optimizer="carry")
+
+
+def test_an_artifact_stays_one(tmp_path: Path) -> None:
+    """Of the same plan, without masks: loaded again it is the same function, every bit of it."""
+    source, arch = tmp_path / "w.safetensors", "nets:tiny_resnet"
+    api.transform(arch, source, sparsity="3/4", input_shape=(1, 3, 8, 8))
+    done = api.densify(source, tmp_path / "d.safetensors")
+    sparse, loaded = api.load(source, arch=arch), api.load(done.path, arch=arch)
+    assert done.certificate.held
+    assert done.plan is not None
+    assert api.inspect(done.path).to_json()["plan"] == api.inspect(source).to_json()["plan"]
+    from sift_cli.surgery import masks_of
+
+    assert masks_of(sparse)
+    assert not masks_of(loaded)
+    assert all(same_bits(loaded.state_dict()[name], tensor) for name, tensor in sparse.state_dict().items())
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert bits(loaded.eval()(x)) == bits(sparse.eval()(x))
+    with pytest.raises(ModelError, match="is dense"):
+        api.densify(done.path, tmp_path / "again.safetensors")
+
+
+def test_an_artifact_whose_masks_are_not_its_plans(tmp_path: Path) -> None:
+    source, arch = tmp_path / "w.safetensors", "nets:tiny_resnet"
+    api.transform(arch, source, sparsity="3/4", input_shape=(1, 3, 8, 8))
+    with open_checkpoint(source) as checkpoint:
+        tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+        stored = {name: mask for name in tensors if (mask := checkpoint.mask(name)) is not None}
+        about = {key: text for key, text in checkpoint.metadata.items() if key in ("sift.plan", "sift.model")}
+    name = next(iter(stored))
+    fewer = stored[name].to_bool()
+    fewer.flat[fewer.argmax()] = False
+    tensors[name] *= fewer
+    artifact.write(source, tensors, {**stored, name: Mask.from_bool(fewer)}, about)
+    with pytest.raises(CheckpointError, match="its masks: they keep other weights than its plan says"):
+        api.densify(source, tmp_path / "d.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 def gpt2(path: Path, form: str, **saving: Any) -> tuple[Path, State, State]:
@@ -287,8 +327,9 @@ def test_refusals(tmp_path: Path) -> None:
     assert "torch.save(cstorch.load(path)" in (refused.value.hint or "")
     graph = helper.make_graph([], "g", [], [], [helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])])
     onnx.save(helper.make_model(graph), tmp_path / "x.onnx")
-    with pytest.raises(ModelError, match="an ONNX graph"):
+    with pytest.raises(ModelError, match="an ONNX graph, which has no parameters to train") as refused:
         api.densify(tmp_path / "x.onnx", tmp_path / "y.pt")
+    assert refused.value.hint == "give the checkpoint that it was exported from"
     assert {file.name for file in tmp_path.iterdir()} == {"x.pt", "cerebras.mdl", "x.onnx"}
 
 
@@ -325,7 +366,7 @@ print(resident("VmHWM:") - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux' /proc")
-@pytest.mark.parametrize("form", ["nan", "torch_prune"])
+@pytest.mark.parametrize("form", ["nan", "torch_prune", "artifact"])
 def test_memory_is_that_of_the_largest_tensor(form: str, tmp_path: Path) -> None:
     """64 MB of weights, the largest tensor 4 MB."""
 
@@ -335,7 +376,13 @@ def test_memory_is_that_of_the_largest_tensor(form: str, tmp_path: Path) -> None
         for shard in range(shards):
             name = f"layer{shard}.weight"
             state = {name: torch.ones(rows, 1024)}
-            sparse = FORMS[form](state, masks(state, (name,)))
+            kept = masks(state, (name,))
+            if form == "artifact":
+                arrays = {name: (state[name] * kept[name]).numpy()}
+                artifact.write(path / f"{shard}.safetensors", arrays, {name: Mask.from_bool(kept[name].numpy())}, {})
+                weight_map[name] = f"{shard}.safetensors"
+                continue
+            sparse = FORMS[form](state, kept)
             save_file(sparse, path / f"{shard}.safetensors")
             weight_map |= dict.fromkeys(sparse, f"{shard}.safetensors")
         (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))

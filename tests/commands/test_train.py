@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +21,11 @@ from sift_cli.app import app
 
 pytest.importorskip("accelerate")
 
-TEXT = """
-model: trainnets:TinyLanguageModel
-data: {name: text, path: DATA, length: 8}
-optimizer: {name: adamw, lr: 1e-2}
+ARCH = "trainnets:TinyLanguageModel"
+TEXT = f"""
+model: {ARCH}
+data: {{name: text, path: DATA, length: 8}}
+optimizer: {{name: adamw, lr: 1e-2}}
 batch: 8
 steps: 6
 """
@@ -54,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, signals: list[str]) -> tuple[P
 def test_a_shipped_recipe(run: tuple[Path, Result]) -> None:
     folder, result = run
     assert result.exit_code == 0, result.output
-    assert {path.name for path in folder.iterdir()} == {
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         "best.safetensors", "last.safetensors", "log.csv", "recipe.yaml", "state.pt",
     }  # fmt: skip
     assert "best.safetensors" in result.stdout
@@ -140,7 +144,7 @@ def test_masks_that_training_makes(text: Path, tmp_path: Path) -> None:
     assert document["schema"] == "sift.trained/1"
     assert document["log"][-1]["density"] == 0.5
     last = tmp_path / "run" / "last.safetensors"
-    model = sift_cli.load(last, arch="trainnets:TinyLanguageModel")
+    model = sift_cli.load(last, arch=ARCH)
     assert {name: int(mask.sum()) for name, mask in sift_cli.masks(model).items()} == {
         "first.weight": 12 * 24 // 2, "hidden.weight": 24 * 20 // 2,
     }  # fmt: skip
@@ -148,6 +152,47 @@ def test_masks_that_training_makes(text: Path, tmp_path: Path) -> None:
     macs = 8 * (12 * 24 // 2 + 24 * 20 // 2 + 20 * 256)
     assert {claim["after"] for claim in claims if claim["name"] == "planned_macs"} == {macs}
     assert all(claim["verdict"] == "held" for claim in claims)
+
+
+def test_two_processes_train_what_one_does(text: Path, tmp_path: Path) -> None:
+    """As ``accelerate launch`` and ``torchrun`` start them; one process accumulates the parts that two have each."""
+    rule = "rule={name: rigl, sparsity: 0.5, frequency: 1, only: [first, hidden]}"
+    asked = ["train", str(text), "--set", rule, "--set", "clip=0.5"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", "from sift_cli.app import app; app()", *asked, "-o", str(tmp_path / "two")],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    one = sift(*asked[1:], "--set", "accumulate=2", "-o", tmp_path / "one")
+    assert one.exit_code == 0, one.stderr
+    try:
+        said = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "last.safetensors" in said[0][0]
+    assert said[1][0] == ""
+    alone, both = (sift_cli.load(tmp_path / run / "last.safetensors", arch=ARCH) for run in ("one", "two"))
+    masks = sift_cli.masks(alone)
+    assert masks.keys() == {"first.weight", "hidden.weight"}
+    assert all(torch.equal(mask, sift_cli.masks(both)[name]) for name, mask in masks.items())
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(both.state_dict()[name], tensor, rtol=0, atol=2e-6)
+    rows = [list(csv.DictReader((tmp_path / run / "log.csv").open(newline="")))[-1] for run in ("one", "two")]
+    assert rows[0].keys() == rows[1].keys()
+    for key in rows[0].keys() - {"seconds"}:
+        assert float(rows[1][key]) == pytest.approx(float(rows[0][key]), rel=1e-5)
 
 
 def test_it_lists_its_recipes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Callable
 
 import loops
@@ -33,6 +34,8 @@ OPTIMIZERS: dict[str, Make] = {
     "Adadelta": torch.optim.Adadelta,
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, centered=True),
     "Rprop": lambda p: torch.optim.Rprop(p, lr=0.01),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01),
+    "Muon": lambda p: torch.optim.Muon([one for one in p if one.dim() == 2], lr=0.01),
     "ASGD": lambda p: torch.optim.ASGD(p, lr=0.05),
 }
 
@@ -478,6 +481,147 @@ def test_remove_lets_go() -> None:
     loops.train(model, optimizer, 2, 2)
     assert all(model.get_parameter(name)[~mask].any() for name, mask in sift_cli.masks(model).items())
     assert sparsifier.step_count == 1
+
+
+def test_what_is_held_is_not_held_twice() -> None:
+    """By no second optimizer, no second rule, no file of settings; the first one goes on as if nothing had been."""
+    model, twin = loops.net(), loops.net()
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1, momentum=0.9) for one in (model, twin)]
+    options = {"sparsity": 0.75, "total_steps": 8, "frequency": 2, "stop": 1}
+    first, alone = (sift_cli.sparsify(one, o, **options) for one, o in zip((model, twin), optimizers, strict=True))
+    config = sift_cli.SparsityConfig.parse({"init_method": "from_zeros", "param_filter": ["2.weight", "4.weight"]})
+    other = torch.optim.AdamW(model.parameters())
+    for again in (
+        lambda: sift_cli.sparsify(model, optimizers[0], **options),
+        lambda: sift_cli.sparsify(model, other, "static"),
+        lambda: sift_cli.sparsify(model, other, "gmp", **options),
+        lambda: Sparsifier(model, other, weights=["4.weight"]),
+        lambda: config.sparsify(model, other),
+    ):
+        with pytest.raises(ModelError, match=r"a Sparsifier holds the mask of [24]\.weight already") as caught:
+            again()
+        assert "remove()" in str(caught.value.hint)
+    for one, optimizer in zip((model, twin), optimizers, strict=True):
+        loops.train(one, optimizer, 1, 8, lambda: loops.check_zeros(one, optimizer))  # noqa: B023
+    assert first.history == alone.history
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
+    first.remove()
+    second = sift_cli.sparsify(model, other, total_steps=8, frequency=2, stop=1)
+    loops.train(model, other, 1, 8, lambda: loops.check_zeros(model, other))
+    assert (first.step_count, second.step_count) == (8, 8)
+
+
+def test_two_optimizers_of_one_model() -> None:
+    """Each with the weights that it trains."""
+    model = loops.net()
+    sift_cli.sparsify(model, torch.optim.SGD(model.parameters()), "static", sparsity=0.75).remove()
+    halves = [torch.optim.SGD(half.parameters(), lr=0.1) for half in (model[:3], model[3:])]
+    held = [sift_cli.sparsify(model, half, total_steps=8, frequency=2, stop=1) for half in halves]
+    assert [list(one.masks) for one in held] == [["2.weight"], ["4.weight"]]
+    for step in range(1, 9):
+        model.zero_grad()
+        loops.loss(model, step).backward()
+        for half in halves:
+            half.step()
+    assert [one.step_count for one in held] == [8, 8]
+    for name, mask in sift_cli.masks(model).items():
+        assert not model.get_parameter(name)[~mask].any()
+
+
+@pytest.mark.parametrize("late", ["unfrozen", "another group"])
+def test_a_weight_that_is_trained_later_does_not_lose_its_mask(late: str) -> None:
+    model = loops.net()
+    sift_cli.sparsify(model, torch.optim.SGD(model.parameters()), "static", sparsity=0.75).remove()
+    weight = model[4].weight
+    weight.requires_grad_(late == "another group")
+    first = [one for one in model.parameters() if one is not weight]
+    optimizer = torch.optim.SGD(first if late == "another group" else model.parameters(), lr=0.1)
+    sparsifier = sift_cli.sparsify(model, optimizer, "static")
+    loops.train(model, optimizer, 1, 2)
+    assert not weight[~sift_cli.masks(model)["4.weight"]].any()
+    weight.requires_grad_(True)
+    if late == "another group":
+        optimizer.add_param_group({"params": [weight]})
+    before = weight.detach().clone()
+    with pytest.raises(ModelError, match=r"4\.weight has a mask and is trained now"):
+        loops.train(model, optimizer, 3, 3)
+    assert torch.equal(weight, before)
+    sparsifier.remove()
+    sift_cli.sparsify(model, optimizer, "static")
+    loops.train(model, optimizer, 3, 6, lambda: loops.check_zeros(model, optimizer))
+    assert not torch.equal(weight, before)
+
+
+def test_a_new_group_without_masks_is_nobodys_business() -> None:
+    model, head = loops.net(), nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sift_cli.sparsify(model, optimizer, sparsity=0.75, total_steps=8, frequency=2, stop=1)
+    loops.train(model, optimizer, 1, 2)
+    before = head.weight.detach().clone()
+    optimizer.add_param_group({"params": head.parameters(), "lr": 0.5})
+    loops.train(nn.Sequential(model, head), optimizer, 3, 6, lambda: loops.check_zeros(model, optimizer))
+    assert not torch.equal(head.weight, before)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_has_masks_and_no_hooks(how: str) -> None:
+    """A copy is a model with masks like any other: it can be trained sparsely by itself, and the model goes on."""
+    model = loops.net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sparsifier = sift_cli.sparsify(model, optimizer, sparsity=0.75, total_steps=20, frequency=2, stop=1)
+    loops.train(model, optimizer, 1, 3)
+    twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    then = sparsifier.masks
+    weights = [one.detach().clone() for one in twin.parameters()]
+    loops.train(model, optimizer, 4, 8)
+    assert all(map(torch.equal, weights, twin.parameters()))
+    assert all(torch.equal(sift_cli.masks(twin)[name], mask) for name, mask in then.items())
+    other = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
+    held = sift_cli.sparsify(twin, other, total_steps=20, frequency=2, stop=1)
+    loops.train(twin, other, 4, 8, lambda: loops.check_zeros(twin, other))
+    assert (sparsifier.step_count, held.step_count) == (8, 5)
+    assert all(torch.equal(sift_cli.masks(model)[name], mask) for name, mask in sparsifier.masks.items())
+
+
+def test_the_optimizers_state_of_other_masks_does_not_come_through() -> None:
+    """Momenta from before there were masks, loaded after sparsify."""
+    model = loops.net()
+    dense = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loops.train(model, dense, 1, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    sift_cli.sparsify(model, optimizer, sparsity=0.75, total_steps=20, frequency=2, stop=1)
+    optimizer.load_state_dict(dense.state_dict())
+    assert optimizer.state[model[2].weight]["exp_avg"].count_nonzero() > 384 // 4
+    loops.train(model, optimizer, 4, 8, lambda: loops.check_zeros(model, optimizer))
+
+
+def test_a_compiled_step() -> None:
+    results = []
+    for compiled in (False, True):
+        model = loops.net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        sparsifier = sift_cli.sparsify(model, optimizer, sparsity=0.75, total_steps=6, frequency=2, stop=1)
+        if compiled:
+            optimizer.step = torch.compile(optimizer.step, backend="eager")  # type: ignore[method-assign]
+        loops.train(model, optimizer, 1, 6, lambda: loops.check_zeros(model, optimizer))  # noqa: B023
+        results.append((sparsifier.history, [one.detach() for one in model.parameters()]))
+    assert results[0][0] == results[1][0]
+    assert all(map(torch.equal, results[0][1], results[1][1]))
+
+
+def test_channels_last() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sparsifier = sift_cli.sparsify(model, optimizer, sparsity=0.75, total_steps=6, frequency=2, stop=1)
+    assert not model[1].weight.is_contiguous()
+    for _ in range(6):
+        optimizer.zero_grad()
+        model(torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)).square().mean().backward()
+        optimizer.step()
+        loops.check_zeros(model, optimizer)
+    assert [update.step for update in sparsifier.history] == [2, 4]
+    assert all(update.churn > 0 for update in sparsifier.history)
 
 
 def test_accelerate() -> None:

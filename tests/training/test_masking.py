@@ -18,7 +18,9 @@ from sift_cli.training.names import plain_names, unwrapped
 
 def masks(model: nn.Module, **options: object) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    return sift_cli.sparsify(model, optimizer, "static", **{"sparsity": 0.75, **options}).masks
+    sparsifier = sift_cli.sparsify(model, optimizer, "static", **{"sparsity": 0.75, **options})
+    sparsifier.remove()
+    return sparsifier.masks
 
 
 class Language(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sift_cli.core.seeds import generator
@@ -38,6 +38,7 @@ def after(rule: str, before: Layer) -> np.ndarray:
     return (before.mask & ~update.dropped | update.grown).numpy()
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 60), fraction=st.floats(0, 1), ties=st.booleans())
 def test_rigl(seed: int, size: int, fraction: float, ties: bool) -> None:
     random = np.random.default_rng(seed)
@@ -51,6 +52,7 @@ def test_rigl(seed: int, size: int, fraction: float, ties: bool) -> None:
     )
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 60), fraction=st.floats(0, 1))
 def test_set_drops_the_smallest_and_grows_by_its_generator(seed: int, size: int, fraction: float) -> None:
     random = np.random.default_rng(seed)
@@ -75,6 +77,7 @@ def test_set_grows_everywhere() -> None:
     assert np.abs(grown[16:] - 50).max() < 5 * np.sqrt(50 * 15 / 16)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 60), share=st.floats(0, 1))
 def test_gmp_keeps_the_largest(seed: int, size: int, share: float) -> None:
     random = np.random.default_rng(seed)
@@ -110,6 +113,7 @@ def test_a_layer_that_the_loss_does_not_reach_stays() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "4:8"])
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), fraction=st.floats(0, 1))
 def test_rigl_in_groups(pattern: str, seed: int, fraction: float) -> None:
     """N of M: the smallest weights of the whole layer go, and each group grows as many as it lost, by its own
@@ -131,6 +135,7 @@ def test_rigl_in_groups(pattern: str, seed: int, fraction: float) -> None:
         assert set(np.flatnonzero(group) + number * kind.group) == set(expected)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), fraction=st.floats(0, 1))
 def test_rigl_in_blocks(seed: int, fraction: float) -> None:
     """Blocks go and grow whole, by their sums; never more weights than the fraction says."""

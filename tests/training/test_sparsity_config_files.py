@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from sift_cli import SparsityConfig
+from sift_cli.app import app
 from sift_cli.errors import PlanError, SiftError, Unreadable
 from sift_cli.training.config.reading import MOST_BYTES
 from sift_cli.training.schedules import Constant
@@ -258,3 +260,12 @@ def test_any_bytes_give_groups_or_a_sentence(raw: bytes) -> None:
         Path(file.name).write_bytes(raw)
         with contextlib.suppress(SiftError):
             SparsityConfig.load(file.name)
+
+
+def test_a_transform_says_where_they_work(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("sparsity: 0.75")
+    asked = ["transform", "builtin:mnist1d_cnn", "--sparsity-config", str(tmp_path / "c.yaml")]
+    for more in ([], ["--sparsity", "0.75"]):
+        result = CliRunner().invoke(app, asked + more)
+        assert result.exit_code == 2
+        assert "sift train RECIPE --sparsity-config FILE" in " ".join(result.stderr.split())

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import sift_cli
 from sift_cli.core.seeds import derive_seed
-from sift_cli.errors import Malformed, ModelError, PlanError
+from sift_cli.errors import Malformed, ModelError, OutputBusy, OutputExists, PlanError
 from sift_cli.models import load as load_model
 from sift_cli.models import parse_architecture
 from sift_cli.training.recipes.data import Data
@@ -126,6 +126,43 @@ def test_it_is_the_loop_one_would_write(tmp_path: Path, kind: str, sparse: bool)
         theirs, ours = sift_cli.masks(expected), sift_cli.masks(run.last)
         assert sorted(ours) == [f"{layer}.weight" for layer in layers]
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("how", ["recipe", "launcher"])
+def test_a_compiled_model_trains_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """By the recipe's ``compile``, or by ``accelerate launch --dynamo_backend``; files and names are the same."""
+    compiled: list[Any] = []
+    compile = torch.compile
+
+    def eagerly(model: nn.Module, **options: Any) -> Any:
+        compiled.append(model)
+        return compile(model, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", eagerly)
+    rule = {"name": "rigl", "sparsity": 0.5, "frequency": 2, "only": ["first", "hidden"]}
+    asked = {"rule": rule, "accumulate": 2, "clip": 0.5, "steps": 5}
+    plain = Run(tmp_path / "plain", language(), **asked)
+    plain.run()
+    assert not compiled
+    if how == "launcher":
+        plugin = plain.training._accelerator.state.dynamo_plugin
+        monkeypatch.setattr(plugin, "backend", type(plugin.backend).AOT_EAGER)
+    run = Run(tmp_path / "run", language(), **asked, **({"compile": True} if how == "recipe" else {}))
+    run.run()
+    assert compiled == [run.training._module]
+    ours, theirs = sift_cli.masks(run.last), sift_cli.masks(plain.last)
+    assert ours.keys() == theirs.keys() == {"first.weight", "hidden.weight"}
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for name, tensor in plain.last.state_dict().items():
+        torch.testing.assert_close(run.last.state_dict()[name], tensor, rtol=0, atol=1e-6)
+    assert (run.folder.state() or {})["model"].keys() == plain.last.state_dict().keys()
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_a_launcher_that_divides_the_model(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(PlanError, match=r"in each process, and was launched with (FSDP|DeepSpeed)"):
+        accelerator("fp32")
 
 
 def test_accumulated_parts_add_up_to_the_batch(tmp_path: Path) -> None:
@@ -379,6 +416,63 @@ def test_a_run_that_is_done_is_not_run_again(tmp_path: Path) -> None:
     assert again.published == []
 
 
+BUSY = """
+import sys, time
+from pathlib import Path
+import test_train_loop as t
+run = t.Run(Path(sys.argv[1]), t.language(), **t.RESUMED)
+write = run.folder.write_state
+run.folder.write_state = lambda state: (write(state), time.sleep(600))
+run.run(resume=True)
+"""
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """While another one writes, nothing in the folder changes; when that is killed, with -9, the way is free."""
+    folder = tmp_path / "run"
+    process = started(BUSY, folder)
+    try:
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        for asked in ({"resume": True}, {"force": True}, {}):
+            again = Run(folder, language(), **RESUMED)
+            with pytest.raises(OutputBusy, match="another process is writing") as caught:
+                again.folder.check(**{"resume": False, "force": False, **asked})
+            assert caught.value.exit_code == 10
+            if asked:  # and had it begun in the moment between
+                with pytest.raises(OutputBusy):
+                    again.training.run(**{"resume": False, "force": False, **asked})
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert [row["step"] for row in Run(folder, language(), **RESUMED).run(resume=True)] == [4, 8, 12, 14]
+
+
+def test_a_folder_that_another_run_had_begun_meanwhile(tmp_path: Path) -> None:
+    """Both were told that there is nothing in it; the second one is refused and the first one's files stay."""
+    first, second = Run(tmp_path / "run", language(), steps=2), Run(tmp_path / "run", language(), steps=2)
+    for run in (first, second):
+        run.folder.check(resume=False, force=False)
+    first.run()
+    before = (tmp_path / "run" / STATE).read_bytes()
+    with pytest.raises(OutputExists):
+        second.run()
+    assert (tmp_path / "run" / STATE).read_bytes() == before
+
+
+def started(program: str, folder: Path) -> subprocess.Popen[bytes]:
+    """A process that trains, when it has written its first state."""
+    here = Path(__file__).parent
+    environment = {"PYTHONPATH": f"{here}:{here.parent}:{here.parent.parent}", "PATH": ""}
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # sums depend on it
+    process = subprocess.Popen([sys.executable, "-c", program, str(folder)], env=environment)
+    deadline = time.monotonic() + 300
+    while not (folder / STATE).exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
@@ -392,15 +486,7 @@ run.run(resume=True)
 
 def test_killed_and_resumed(tmp_path: Path, whole: Run) -> None:
     """kill -9, wherever the process is; and what it was writing is cleaned up."""
-    here = Path(__file__).parent
-    environment = {"PYTHONPATH": f"{here}:{here.parent}:{here.parent.parent}", "PATH": ""}
-    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # sums depend on it
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "run")], env=environment)
-    state = tmp_path / "run" / STATE
-    deadline = time.monotonic() + 90
-    while not state.exists() and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = started(KILLED, tmp_path / "run")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     (tmp_path / "run" / ".state.pt.abc.tmp").write_bytes(b"half of it")

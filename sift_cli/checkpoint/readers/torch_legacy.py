@@ -8,9 +8,7 @@ from sift_cli.checkpoint import _pickle, torch_objects
 from sift_cli.checkpoint._bytes import ByteFile, Window
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.live import open_live
-from sift_cli.checkpoint.strided import StridedCheckpoint
 from sift_cli.checkpoint.torch_objects import StorageRef
-from sift_cli.checkpoint.unwrap import unwrap
 from sift_cli.errors import CheckpointError, Malformed, UnsafePickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -48,7 +46,14 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
             raise UnsafePickle(path, unsafe)
         if not isinstance(system.value, dict) or system.value.get("little_endian") is not True:
             raise CheckpointError(f"{path} was written on a big-endian machine, which sift does not read")
-        return _checkpoint(file, content, _storages(file, stream.tell(), keys.value, content))
+        places = _storages(file, stream.tell(), keys.value, content)
+
+        def place(storage: StorageRef) -> tuple[int, int]:
+            if storage.key not in places:
+                raise ValueError(f"its storage {storage.key[:40]!r} is missing")
+            return places[storage.key]
+
+        return torch_objects.checkpoint(file, "torch_legacy", content.value, place)
     except CheckpointError:
         file.close()
         raise
@@ -86,18 +91,3 @@ def _storages(file: ByteFile, start: int, keys: object, content: _pickle.Pickle)
         if start > file.size:
             raise Malformed(file.path, f"storage {key!r}", f"it ends at byte {start} of a file of {file.size}")
     return places
-
-
-def _checkpoint(file: ByteFile, content: _pickle.Pickle, places: dict[str, tuple[int, int]]) -> Checkpoint:
-    try:
-        state = unwrap(content.value, torch_objects.as_mapping, torch_objects.is_tensor)
-    except ValueError as error:
-        raise CheckpointError(f"{file.path}: {error}") from None
-
-    def place(storage: StorageRef) -> tuple[int, int]:
-        if storage.key not in places:
-            raise ValueError(f"its storage {storage.key[:40]!r} is missing")
-        return places[storage.key]
-
-    tensors = {name: torch_objects.tensor(file.path, name, call, place) for name, call in state.tensors.items()}
-    return StridedCheckpoint(file, "torch_legacy", tensors, wrapper=state.wrapper, ignored=state.ignored)

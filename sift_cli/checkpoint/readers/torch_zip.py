@@ -9,8 +9,6 @@ from sift_cli.checkpoint import _pickle, _zip, torch_objects
 from sift_cli.checkpoint._bytes import ByteFile
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.live import open_live
-from sift_cli.checkpoint.strided import StridedCheckpoint
-from sift_cli.checkpoint.unwrap import unwrap
 from sift_cli.errors import CheckpointError, Malformed, UnsafePickle
 
 
@@ -36,20 +34,9 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
             raise UnsafePickle(path, unsafe)
         if f"{root}byteorder" in archive.names and archive.read(f"{root}byteorder") != b"little":
             raise CheckpointError(f"{path} was written on a big-endian machine, which sift does not read")
-        return _checkpoint(file, archive, root, pickle)
+        return torch_objects.checkpoint(
+            file, "torch_zip", pickle.value, lambda storage: archive.place(f"{root}data/{storage.key}")
+        )
     except CheckpointError:
         file.close()
         raise
-
-
-def _checkpoint(file: ByteFile, archive: _zip.Archive, root: str, pickle: _pickle.Pickle) -> Checkpoint:
-    try:
-        state = unwrap(pickle.value, torch_objects.as_mapping, torch_objects.is_tensor)
-    except ValueError as error:
-        raise CheckpointError(f"{file.path}: {error}") from None
-
-    def place(storage: torch_objects.StorageRef) -> tuple[int, int]:
-        return archive.place(f"{root}data/{storage.key}")
-
-    tensors = {name: torch_objects.tensor(file.path, name, call, place) for name, call in state.tensors.items()}
-    return StridedCheckpoint(file, "torch_zip", tensors, wrapper=state.wrapper, ignored=state.ignored)

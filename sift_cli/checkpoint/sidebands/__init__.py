@@ -68,38 +68,40 @@ def find(checkpoint: Checkpoint) -> dict[str, dict[str, Masked]]:
     return {}
 
 
-def as_bools(checkpoint: Checkpoint, mask: str) -> np.ndarray:
-    """The tensor ``mask`` as bools.
+def as_bools(checkpoint: Checkpoint, mask: str, at: str | None = None) -> np.ndarray:
+    """The tensor ``mask`` as bools; ``at`` is what an error calls it.
 
     Raises:
         Malformed: It has a value other than 0 and 1.
     """
     values = checkpoint.read(mask)
-    if values.dtype == np.bool_:
-        return values
-    if not ((values == 0) | (values == 1)).all():
-        raise Malformed(checkpoint.path, f"tensor {mask!r}", "it is named as a mask and has values other than 0 and 1")
-    return values.astype(np.bool_)
+    if values.dtype != np.bool_ and not ((values == 0) | (values == 1)).all():
+        raise Malformed(checkpoint.path, at or f"tensor {mask!r}", "it is a mask and has values other than 0 and 1")
+    return values.astype(np.bool_, copy=False)
 
 
-def with_mask(checkpoint: Checkpoint, values: str, mask: str) -> Masked:
+def with_mask(checkpoint: Checkpoint, values: str, mask: str, *, apart: Checkpoint | None = None) -> Masked:
     """The weight that is the product of two tensors, zeros with their signs as a multiplication leaves them.
+
+    Args:
+        checkpoint: What has the weight.
+        values, mask: Names of the weight and of its mask.
+        apart: What has the mask, where that is none of the model's tensors.
 
     Raises:
         Malformed: The mask has another shape or other values than masks have.
     """
-    weight, shape = checkpoint.tensors[values], checkpoint.tensors[mask].shape
+    masks, at = (checkpoint, f"tensor {mask!r}") if apart is None else (apart, f"the mask of {values!r}")
+    weight, shape = checkpoint.tensors[values], masks.tensors[mask].shape
     if shape != weight.shape:
-        raise Malformed(
-            checkpoint.path, f"tensor {mask!r}", f"it is {list(shape)} and {values!r} is {list(weight.shape)}"
-        )
+        raise Malformed(checkpoint.path, at, f"it is {list(shape)} and {values!r} is {list(weight.shape)}")
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        array, kept = checkpoint.read(values), as_bools(checkpoint, mask)
+        array, kept = checkpoint.read(values), as_bools(masks, mask, at)
         if weight.is_floating_point:
             np.copysign(array.dtype.type(0), array, out=array, where=~kept)
         else:
             np.copyto(array, array.dtype.type(0), where=~kept)
         return array, kept
 
-    return Masked(values, mask, int(np.count_nonzero(as_bools(checkpoint, mask))), read)
+    return Masked(values, mask if apart is None else None, int(np.count_nonzero(as_bools(masks, mask, at))), read)

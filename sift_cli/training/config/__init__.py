@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,7 @@ class SparsityConfig:
         """
         from sift_cli.surgery import carry
         from sift_cli.training.config.masks import choose, first_masks
+        from sift_cli.training.masking import all_or_nothing
         from sift_cli.training.names import plain_name
         from sift_cli.training.several import SeveralRules
         from sift_cli.training.sparsifier import Sparsifier
@@ -94,17 +96,17 @@ class SparsityConfig:
         chosen = choose(model, self.groups)
         for group in chosen.values():
             _check_moves(group, total_steps)
-        carry(model, first_masks(model, chosen, seed))
         alike: dict[Any, dict[str, Group]] = {}
         for name, group in chosen.items():
             own = seed if group.seed is None else group.seed
             moves = () if group.rule == "static" else (group.updates, group.drop_fraction, own)
             alike.setdefault((group.rule, *moves), {})[plain_name(model, name)] = group
-        parts = []
-        for weights in alike.values():
-            group = next(iter(weights.values()))
-            parts.append(
-                Sparsifier(
+        with all_or_nothing(model), ExitStack() as made:
+            carry(model, first_masks(model, chosen, seed))
+            parts = []
+            for weights in alike.values():
+                group = next(iter(weights.values()))
+                part = Sparsifier(
                     model,
                     optimizer,
                     group.rule,
@@ -115,7 +117,9 @@ class SparsityConfig:
                     seed=seed if group.seed is None else group.seed,
                     process_group=process_group,
                 )
-            )
+                made.callback(part.remove)
+                parts.append(part)
+            made.pop_all()
         return parts[0] if len(parts) == 1 else SeveralRules(parts)
 
 

@@ -18,7 +18,7 @@ from sift_cli.surgery import PackedMask, packed_masks_of
 from sift_cli.training.config.groups import Group
 from sift_cli.training.distributed import local, whole
 from sift_cli.training.names import plain_name, plain_names
-from sift_cli.training.weights import check_fits
+from sift_cli.training.weights import check_fits, check_free
 from sift_cli.transforms._masking import site
 
 
@@ -68,6 +68,7 @@ def first_masks(model: nn.Module, chosen: dict[str, Group], seed: int) -> dict[s
         PlanError: A weight would keep nothing, or cannot be grouped as it is asked for.
     """
     there = packed_masks_of(model)
+    check_free(model, there)
     for name in there:
         if name not in chosen:
             raise ModelError(f"{plain_name(model, name)} has a mask, and the configuration leaves it dense")

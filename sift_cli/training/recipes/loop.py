@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ from sift_cli.training.recipes.runs import BEST, LAST, STATE, RunFolder
 from sift_cli.training.recipes.tasks import Measured, loss
 
 Row = dict[str, Any]
+#: How accelerate's launcher tells its processes to divide a model among them, and not only the data.
+_DIVIDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
 #: Seconds from one report of the progress to the next.
 _PATIENCE = 0.1
 
@@ -103,6 +111,8 @@ class Training:
             average = get_ema_multi_avg_fn(recipe.ema)
             self._average = AveragedModel(self._module, multi_avg_fn=average, use_buffers=True)
         self._model, self._optimizer = self._accelerator.prepare(self._module, made)
+        if recipe.compile:
+            self._model = torch.compile(self._model)
         self._sparsifier = sparsifier(recipe, self._model, self._optimizer, self.steps)
 
         self._sums = torch.zeros(3, dtype=torch.float64, device=self._accelerator.device)
@@ -126,9 +136,12 @@ class Training:
             Malformed: The state in the folder is damaged, or not of this training.
             OutputError: The folder cannot be written.
         """
-        if self._main:
-            self._folder.begin(resume=resume, force=force)
-        self._accelerator.wait_for_everyone()
+        self._accelerator.wait_for_everyone()  # until all have looked at the folder
+        with self._folder.written(resume=resume, force=force) if self._main else contextlib.nullcontext():
+            self._accelerator.wait_for_everyone()
+            return self._run(resume=resume)
+
+    def _run(self, *, resume: bool) -> list[Row]:
         state = self._folder.state() if resume else None
         first = 0 if state is None else self._restore(state)
         device = self._accelerator.device
@@ -318,12 +331,18 @@ def accelerator(precision: str) -> Any:
 
     Raises:
         MissingExtra: accelerate is not installed.
-        PlanError: There is no such arithmetic here.
+        PlanError: There is no such arithmetic here, or ``accelerate launch`` was asked to divide the model.
     """
     try:
         from accelerate import Accelerator
     except ImportError:
         raise MissingExtra("accelerate", "train", "sift train") from None
+    for variable, what in _DIVIDING.items():
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise PlanError(
+                f"sift train has all of the model in each process, and was launched with {what}",
+                hint="launch it without; sift_cli.sparsify, in a loop of your own, takes a model sharded by FSDP2",
+            )
     try:
         # Unless it is told, it takes several processes without an accelerator for as many trainings.
         here = {"cpu": not torch.accelerator.is_available()}

@@ -41,6 +41,7 @@ class Recipe:
         clip: Largest norm of the gradient.
         ema: Decay of a moving average of the weights, which is then what is evaluated and written.
         precision: What forward passes compute in.
+        compile: Have ``torch.compile`` make the model faster.
         accumulate: Parts in which a process does its share of a batch.
         evaluate: How often the validation data are gone through, a line of the log is written, and the best artifact.
         checkpoint: How often the state of the run is written.
@@ -64,6 +65,7 @@ class Recipe:
     clip: float | None = None
     ema: float | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
     accumulate: int = 1
     evaluate: float | None = None
     checkpoint: float | None = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
+import fcntl
+import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,14 @@ import torch
 import yaml
 
 from sift_cli.core.files import atomic
-from sift_cli.errors import Malformed, MissingExtra, OutputExists, OutputUnwritable, PlanError, Unreadable
+from sift_cli.errors import Malformed, MissingExtra, OutputBusy, OutputExists, OutputUnwritable, PlanError, Unreadable
 from sift_cli.training.config.reading import read
 from sift_cli.training.recipes.recipe import Recipe, differing
 
 FORMAT = "sift.training/1"
 RECIPE, STATE, LOG, BEST, LAST = "recipe.yaml", "state.pt", "log.csv", "best.safetensors", "last.safetensors"
+#: Locked while a process writes into the folder; it has nothing in it and stays.
+LOCK = ".lock"
 
 
 def artifact_in(path: Path) -> Path:
@@ -46,14 +51,21 @@ class RunFolder:
         """Refuse the folder before any work is done for it.
 
         Raises:
+            OutputBusy: Another process is writing it.
             OutputExists: There is a run, and it is neither to go on nor to be replaced.
             OutputUnwritable: It is there and no run, or cannot be made.
             PlanError: The run that is there is of another recipe.
         """
+        if (self.path / LOCK).is_file():
+            with self._locked(fcntl.LOCK_SH):  # which several may look at together
+                pass
+        self._check(resume=resume, force=force)
+
+    def _check(self, *, resume: bool, force: bool) -> None:
         if not self.path.absolute().parent.is_dir():
             raise OutputUnwritable(self.path, f"the folder {self.path.absolute().parent} does not exist")
         if not self._is_run:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or any(one.name != LOCK for one in self.path.iterdir())):
                 raise OutputUnwritable(self.path, "it is there, and no run of sift train")
         elif resume:
             there = read(self.path / RECIPE)
@@ -65,15 +77,50 @@ class RunFolder:
         elif not force:
             raise OutputExists(self.path, hint="pass --resume to go on with it, or --force to replace it")
 
-    def begin(self, *, resume: bool, force: bool) -> None:
-        """Make the folder, unless there is a run to go on with.
+    @contextlib.contextmanager
+    def written(self, *, resume: bool, force: bool) -> Iterator[None]:
+        """Make the folder, unless there is a run to go on with, and let no other process write it during the block.
 
         Raises:
             OutputError, PlanError: As :meth:`check`.
         """
-        self.check(resume=resume, force=force)
         try:
             self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputUnwritable(self.path, error.strerror or str(error)) from None
+        with self._locked(fcntl.LOCK_EX):
+            self._check(resume=resume, force=force)  # again: it may have been begun meanwhile
+            self._begin(resume=resume)
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        """Hold the lock, which the system releases when this process ends, in whatever way.
+
+        A lock of POSIX and not one of BSD's ``flock``: those are inherited by the processes that prepare data, which
+        live on for seconds when this one is killed.
+
+        Raises:
+            OutputBusy: Another process holds it.
+        """
+        try:
+            file = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise OutputUnwritable(self.path, error.strerror or str(error)) from None
+        try:
+            try:
+                fcntl.lockf(file, kind | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    hint = "wait until it is done, or name another folder with --output"
+                    raise OutputBusy(self.path, hint=hint) from None
+                # Else the file system has no locks, as some of clusters have none, and is written without one.
+            yield
+        finally:
+            os.close(file)
+
+    def _begin(self, *, resume: bool) -> None:
+        try:
             for left in self.path.glob(".*.tmp"):  # by a process that was killed while it wrote
                 left.unlink()
             if self._is_run and resume:
