@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: threads would only be in each other's way
@@ -19,6 +20,14 @@ SHAPE = (1, 3, 8, 8)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First what takes longest: the sanitized builds. At the end the other processes would wait for them."""
     items.sort(key=lambda item: item.path.parent.name != "native")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_operators() -> None:
+    """For each export torch reads the sources of its 500 ONNX functions anew: .4 of the .6 s of a small model."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 @pytest.fixture

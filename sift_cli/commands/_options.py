@@ -52,13 +52,12 @@ def _arrays(text: str) -> Arrays:
             return Arrays({name: file[name] for name in file.files})
     except OSError as error:
         raise typer.BadParameter(f"cannot read {text}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise typer.BadParameter(f"{text} is no .npz file: {str(error).splitlines()[0]}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise typer.BadParameter(f"{text} is no .npz of arrays; write it with numpy.savez") from None
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Source = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or an architecture: torchvision:resnet18.")]
-Artifact = Annotated[str, typer.Argument(metavar="MODEL", help="A file that sift transform wrote.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Arch = Annotated[

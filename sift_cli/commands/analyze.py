@@ -37,7 +37,7 @@ _OVERLAP = ["kept", "Jaccard", "churn"]
 
 def command(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="A sparse checkpoint, or several in the order of training.")
+        list[Path], typer.Argument(metavar="FILE", help="A sparse checkpoint, or several in the order of training.")
     ],
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer too.")] = False,
     inputs_first: Annotated[

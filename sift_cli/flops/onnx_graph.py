@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 
+from sift_cli.checkpoint.readers.onnx import parse
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN, OPERATORS
-from sift_cli.errors import Malformed, ModelError, Unreadable
+from sift_cli.errors import Malformed, ModelError
 from sift_cli.flops.onnx_constants import folded
 
 MICROSOFT = "com.microsoft"
@@ -72,7 +72,7 @@ def read(source: onnx.ModelProto | str | Path, dims: Mapping[str, int]) -> Graph
     if isinstance(source, onnx.ModelProto):
         model, folder, name = source, "", source.graph.name or "the model"
     else:
-        model, folder, name = _load(Path(source)), str(Path(source).parent), str(source)
+        model, folder, name = parse(Path(source)), str(Path(source).parent), str(source)
     if not model.graph.node:
         raise ModelError(f"{name} has no operators to count")
     unshaped = Graph(_inlined(model), name, folder, {})
@@ -129,15 +129,6 @@ def weight_shape(node: onnx.NodeProto) -> tuple[int, ...]:
     if attribute(node, "group", 1) < 1 or min(attribute(node, "strides", [1])) < 1:
         raise ModelError(f"{node.op_type} {node.name!r} has a group or a stride below 1", node=node.name)
     return tuple(shape)
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise Unreadable(path, error.strerror or str(error)) from error
-    except DecodeError as error:
-        raise Malformed(path, "the protobuf", str(error)) from error
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:

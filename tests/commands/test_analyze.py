@@ -106,6 +106,7 @@ def test_nothing_sparse(sift: Sift, tmp_path: Path) -> None:
 
 def test_refusals(sift: Sift, two: tuple[Path, Path]) -> None:
     assert sift("analyze").exit_code == 2
+    assert sift("analyze", two[0], "--inputs-first").stderr.endswith("\nhint: sift analyze --help\n")
     assert sift("analyze", "nowhere.pt").exit_code == 3
     assert sift("analyze", two[0], "--inputs-first", "h.*").exit_code == 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,17 @@ SHAPE = (1, 3, 8, 8)
 Sift = Callable[..., Result]
 
 
-@pytest.fixture
-def wide(tmp_path: Path) -> Path:
-    output = tmp_path / "w.safetensors"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("made") / "w.safetensors"
     api.transform("nets:tiny_resnet", output, sparsity="3/4", input_shape=SHAPE)
     return output
+
+
+@pytest.fixture
+def wide(made: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copy(made, tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("init", ["scratch", "preserve"])

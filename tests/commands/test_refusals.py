@@ -65,6 +65,12 @@ def test_wrong_file(sift: Sift) -> None:
     refused(sift("inspect", "notes.txt"), 3, "is not a checkpoint sift knows")
 
 
+def test_only_onnx_files_are_run(sift: Sift, checkpoint: Path) -> None:
+    done = sift("run", checkpoint)
+    refused(done, 4, "tiny.pt is no ONNX file")
+    assert f"sift export {checkpoint} --format onnx -o model.onnx && sift run model.onnx" in done.stderr
+
+
 def test_unknown_architecture(sift: Sift, checkpoint: Path) -> None:
     refused(sift("transform", checkpoint, "--sparsity", "0.9"), 4, "--arch")
     refused(sift("transform", "torchvision:resnet81", "--sparsity", "0.9"), 4, "resnet81")

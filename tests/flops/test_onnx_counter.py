@@ -428,7 +428,7 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     with pytest.raises(Malformed):
         count_onnx(tmp_path / "text.onnx")
     (tmp_path / "empty.onnx").write_bytes(b"")
-    with pytest.raises(ModelError):
+    with pytest.raises(Unreadable, match="it is empty"):
         count_onnx(tmp_path / "empty.onnx")
 
 
