@@ -40,5 +40,6 @@ def optimizer(section: Named, model: nn.Module, *, decay_norms_and_biases: bool)
     try:
         made: Optimizer = cls([group for group in groups if group["params"]], **arguments)
     except (TypeError, ValueError) as error:
-        raise PlanError(f"the optimizer {section.name} does not accept that: {error}") from None
+        given = ", ".join(f"{key}: {value!r:.40}" for key, value in section.arguments.items())
+        raise PlanError(f"the optimizer {section.name} does not accept {given} ({error})") from None
     return made
