@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sift_cli.analysis import AnalysisReport
-    from sift_cli.analysis.difference import Difference
+    from sift_cli.analysis.difference import Difference, Side
     from sift_cli.budgets import CheckReport
     from sift_cli.checkpoint.report import InspectReport
     from sift_cli.core.half import Storage
@@ -144,17 +144,18 @@ def diff(
     from sift_cli.checkpoint.report import COUNT_LIMIT
 
     found = compare(Path(before), Path(after), allow_pickle=allow_pickle)
-    sides = {}
-    for name, side in (("before", found.before), ("after", found.after)):
-        if not (count if count is not None else max(found.before.size, found.after.size) <= COUNT_LIMIT):
-            sides[name] = replace(side, uncounted="it was not asked for" if count is False else "the files are large")
-            continue
+    wanted = count if count is not None else max(found.before.size, found.after.size) <= COUNT_LIMIT
+
+    def counted(side: Side) -> Side:
+        if not wanted:
+            return replace(side, uncounted="it was not asked for" if count is False else "the files are large")
         try:
-            counted = flops(side.path, arch=arch, input_shape=input_shape, allow_pickle=allow_pickle)
-            sides[name] = replace(side, flops=counted)
+            report = flops(side.path, arch=arch, input_shape=input_shape, allow_pickle=allow_pickle)
         except (ModelError, VerificationFailed) as error:
-            sides[name] = replace(side, uncounted=error.message)
-    return replace(found, **sides)
+            return replace(side, uncounted=error.message)
+        return replace(side, flops=report)
+
+    return replace(found, before=counted(found.before), after=counted(found.after))
 
 
 def check(
@@ -186,7 +187,8 @@ def check(
     from sift_cli.budgets.select import select
 
     def count(source: str, how: budget.Budget) -> FlopReport:
-        return flops(source, arch=how.arch, input_shape=how.input, dims=how.dims or None, allow_pickle=allow_pickle)
+        arch = how.arch if Path(source).exists() else None
+        return flops(source, arch=arch, input_shape=how.input, dims=how.dims or None, allow_pickle=allow_pickle)
 
     found = configs.find(Path()) if config is None else configs.load(Path(config))
     saved = found.baseline if baseline is None else Path(baseline)
@@ -535,8 +537,8 @@ def densify(
             )
         plan = manifest.loads(checkpoint.metadata, source).plan if ours else None
         alike = source.is_dir() == folder and not by_torch
-        # A folder may call its tensors otherwise than the model does that its masks are for.
-        if plan is None or (alike and plan.masked.keys() <= checkpoint.tensors.keys()):
+        # A folder may call its tensors otherwise than the model does that its masks are for; low rank has none.
+        if plan is None or (alike and plan.masked and plan.masked.keys() <= checkpoint.tensors.keys()):
             view = DenseView(checkpoint, revival)
             if plan is not None and plan.masked != {name: one.kept for name, one in view.masked.items()}:
                 raise Malformed(source, "its masks", "they keep other weights than its plan says")

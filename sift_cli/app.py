@@ -8,7 +8,21 @@ import typer
 from typer.core import TyperGroup
 
 from sift_cli import __version__
-from sift_cli.commands import _output, analyze, bench, demo, densify, export, flops, inspect, run, train, transform
+from sift_cli.commands import (
+    _output,
+    analyze,
+    bench,
+    check,
+    demo,
+    densify,
+    diff,
+    export,
+    flops,
+    inspect,
+    run,
+    train,
+    transform,
+)
 from sift_cli.errors import SiftError
 
 #: Typer has it, and does not export it.
@@ -28,7 +42,8 @@ class SiftGroup(TyperGroup):
             _output.error(error)
             raise typer.Exit(error.exit_code) from error
         except _UsageError as error:
-            _output.usage_error(error.format_message(), error.ctx.command_path if error.ctx else "sift")
+            command = error.ctx.command_path if error.ctx else f"sift {ctx.invoked_subcommand}"
+            _output.usage_error(error.format_message(), command)
             raise typer.Exit(2) from error
 
 
@@ -50,7 +65,7 @@ def root(
         raise typer.Exit
 
 
-for command in (inspect, analyze, flops, transform, train, export, run, bench, densify, demo):
+for command in (inspect, analyze, flops, transform, train, export, run, bench, densify, check, diff, demo):
     app.command(name=command.__name__.rpartition(".")[2], help=command.__doc__)(command.command)
 
 

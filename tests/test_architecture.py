@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
     {"app"},
     {"commands"},
     {"api"},
+    {"budgets"},
     {"verify"},
     {"export", "runtime", "training"},
     {"transforms", "analysis"},

@@ -115,10 +115,8 @@ def run(task: Task, cell: Cell, splits: Splits, seed: int, *, held: str = "test"
     model.train()
     decayed = [one for one in model.parameters() if one.dim() > 1]
     others = [one for one in model.parameters() if one.dim() <= 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": task.decay}, {"params": others}],
-        lr=task.rate, momentum=0.9, nesterov=True,
-    )  # fmt: skip
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": task.decay}, {"params": others}]
+    optimizer = torch.optim.SGD(groups, lr=task.rate, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, task.steps)
     sparsifier = None
     if cell.rule != NO_RULE:

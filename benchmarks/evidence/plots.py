@@ -6,6 +6,7 @@ Needs matplotlib, which nothing else here does.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from report import KINDS, RULES, SPARSITIES, Results, accuracy
 
@@ -20,10 +21,10 @@ def plot(task: str, results: Results, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     # Text stays text, and the same results make the same file.
-    style = {"svg.fonttype": "none", "svg.hashsalt": task, "font.family": "sans-serif", "font.size": 9}
-    matplotlib.rcParams.update({**style, **dict.fromkeys(inked, INK)})
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": task, "font.family": "sans-serif", "font.size": 9}
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    matplotlib.rcParams.update(style | dict.fromkeys(inked, INK))
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, len(PANELS), figsize=(10, 3.2), sharey=True, layout="constrained")

@@ -10,13 +10,14 @@ import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 SPARSITIES = {"1/2": 0.5, "3/4": 0.75, "9/10": 0.9}
 RULES = {"static": "static", "set": "SET", "rigl": "RigL"}
 #: Kind and σ → their name.
-KINDS = {
+KINDS: dict[tuple[str, bool | None], str] = {
     ("wide", None): "wide",
     ("parallel", True): "parallel",
     ("parallel", False): "parallel, no σ",
@@ -32,8 +33,9 @@ Run = dict[str, Any]
 Runs = dict[int, Run]
 
 
-class Mean(NamedTuple):
-    """A mean over seeds, and the sample standard deviation, not a number for one seed."""
+@dataclass(frozen=True)
+class Mean:
+    """A mean over ``count`` seeds, and the sample standard deviation, not a number for one seed."""
 
     mean: float
     deviation: float
@@ -105,7 +107,7 @@ def flops(results: Results) -> Iterator[str]:
     """FLOPs of the whole training, of the dense model's."""
     yield f"| | {' | '.join(f's = {s}' for s in SPARSITIES.values())} |"
     yield "|---|---|---|---|"
-    rows = {"dense, as wide as `wide`": [("dense", None, "none")]}
+    rows: dict[str, list[tuple[str, bool | None, str]]] = {"dense, as wide as `wide`": [("dense", None, "none")]}
     rows["static and SET, all kinds"] = [(kind, sigma, rule) for kind, sigma in KINDS for rule in ("static", "set")]
     rows |= {f"{name}, RigL": [(kind, sigma, "rigl")] for (kind, sigma), name in KINDS.items() if sigma is not False}
     for name, cells in rows.items():

@@ -8,6 +8,7 @@ from typing import cast
 
 from sift_cli.checkpoint._bytes import ByteFile
 from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.compressed_tensors import decompressed
 from sift_cli.checkpoint.folder import open_folder
 from sift_cli.checkpoint.prefixes import common_prefixes, stripped
 from sift_cli.checkpoint.readers import HEAD, Reader
@@ -52,8 +53,17 @@ def open_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> Checkpoi
         CheckpointError: It is nothing sift knows, or holds tensors that sift cannot.
     """
     path = Path(path)
-    if os.path.isdir(path):  # unlike the method of Path, it takes a name that cannot be for no folder
-        return open_folder(path, allow_pickle=allow_pickle)
+    # unlike the method of Path, it takes a name that cannot be for no folder
+    opened = (open_folder if os.path.isdir(path) else open_file)(path, allow_pickle=allow_pickle)
+    try:
+        return decompressed(opened)
+    except CheckpointError:
+        opened.close()
+        raise
+
+
+def open_file(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    """:func:`open_checkpoint` for a file, whose tensors may have parts in other files."""
     reader = cast(Reader, discover(_READERS)[sniff(path)])
     return reader.open(path, allow_pickle=allow_pickle)
 

@@ -1,4 +1,4 @@
-"""Write sift's artifact: a safetensors file in which masked tensors are a bitmask and the kept values.
+"""Write sift's artifact: a safetensors file in which masked tensors are the kept values and where these belong.
 
 ``docs/sparse-formats.md`` is the format's definition. Every reader of safetensors opens the file; the parts of a sparse
 tensor are plain arrays beside the dense ones.
@@ -28,7 +28,7 @@ def write(
     masks: Mapping[str, Mask],
     metadata: Mapping[str, str],
     *,
-    sparse_format: str = "bitmask",
+    sparse_format: str | None = None,
 ) -> None:
     """Write ``tensors`` to exactly ``path``; the same arguments make the same bytes in every process.
 
@@ -36,13 +36,13 @@ def write(
         tensors: Dense arrays by name. Those with a mask are 0 wherever it does not keep them.
         masks: Masks by tensor name.
         metadata: Further strings to store. ``format``, ``sift.version`` and ``sift.sparse`` are this function's keys.
-        sparse_format: Plug-in of :mod:`sift_cli.sparsity.formats` to store masked tensors in.
+        sparse_format: Plug-in of :mod:`sift_cli.sparsity.formats` to store masked tensors in; by default the smallest
+            for each.
 
     Raises:
         ExportError: A name is needed twice, a mask has no tensor, does not fit it or would lose a value, a dtype or a
             metadata value cannot be stored.
     """
-    codec = formats.get(sparse_format)
     orphans = sorted(set(masks) - set(tensors))
     if orphans:
         raise ExportError(f"there is a mask for {orphans[0]!r}, but no such tensor")
@@ -51,11 +51,14 @@ def write(
     for name, mask in masks.items():
         array = np.asarray(tensors[name])
         try:
-            parts = codec.encode(array, mask)
+            if sparse_format is None:
+                chosen, parts = formats.smallest(array, mask)
+            else:
+                chosen, parts = sparse_format, formats.get(sparse_format).encode(array, mask)
         except ValueError as error:
-            raise ExportError(f"cannot store {name!r} as {sparse_format}: {error}") from None
+            raise ExportError(f"cannot store {name!r} under its mask: {error}") from None
         entries[name] = SparseEntry(
-            sparse_format, mask.shape, DTYPE_NAMES.get(array.dtype, ""), mask.nonzero, mask.rule, mask.seed
+            chosen, mask.shape, DTYPE_NAMES.get(array.dtype, ""), mask.nonzero, mask.rule, mask.seed
         )
         for part, value in parts.items():
             stored = f"{name}.{part}"

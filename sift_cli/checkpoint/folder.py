@@ -61,14 +61,14 @@ def open_folder(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
         CheckpointError: See :func:`~sift_cli.checkpoint.open_checkpoint`; also a shard that is missing, that lies
             outside of the folder, or that lacks a tensor the index has it for.
     """
-    from sift_cli.checkpoint import open_checkpoint
+    from sift_cli.checkpoint import open_file
 
     files = weight_files(folder)
     opened: dict[Path, Checkpoint] = {}
     try:
         for path in files:
             if path.suffix != ".json":
-                opened[path] = open_checkpoint(path, allow_pickle=allow_pickle)
+                opened[path] = open_file(path, allow_pickle=allow_pickle)
         homes: dict[str, Checkpoint] = {}
         if files[0].suffix == ".json":
             for name, path in _index(files[0]).items():

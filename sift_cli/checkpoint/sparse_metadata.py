@@ -11,10 +11,12 @@ from sift_cli.checkpoint._bytes import checked_shape
 from sift_cli.checkpoint._json import loads
 from sift_cli.core.tensors import DTYPES
 from sift_cli.sparsity import formats
+from sift_cli.sparsity.formats import Part
 
 VERSION_KEY = "sift.version"
 SPARSE_KEY = "sift.sparse"
-VERSION = "1"
+#: What is defined in docs/sparse-formats.md. A file has the lowest version that has all it uses.
+VERSIONS = ("1", "2")
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,10 @@ class SparseEntry:
     rule: str
     seed: int | None
 
-    def parts(self, name: str) -> dict[str, tuple[str, tuple[int, ...], str]]:
-        """Name within the format → (dtype, shape, name in the file) of the arrays that make up tensor ``name``."""
-        layout = formats.get(self.format).layout(self.shape, DTYPES[self.dtype], self.nonzero)
-        named = {dtype: text for text, dtype in DTYPES.items()}
-        return {part: (named[dtype], shape, f"{name}.{part}") for part, (dtype, shape) in layout.items()}
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What the arrays have to be that make up the tensor, by their names within it."""
+        return formats.get(self.format).layout(self.shape, DTYPES[self.dtype], self.nonzero)
 
 
 def dumps(entries: Mapping[str, SparseEntry]) -> dict[str, str]:
@@ -56,7 +57,8 @@ def dumps(entries: Mapping[str, SparseEntry]) -> dict[str, str]:
         }
         for name, entry in sorted(entries.items())
     }
-    return {VERSION_KEY: VERSION, SPARSE_KEY: json.dumps(listed, ensure_ascii=False, separators=(",", ":"))}
+    version = max((formats.get(entry.format).SINCE for entry in entries.values()), default=1)
+    return {VERSION_KEY: str(version), SPARSE_KEY: json.dumps(listed, ensure_ascii=False, separators=(",", ":"))}
 
 
 def parse(metadata: Mapping[str, str]) -> dict[str, SparseEntry]:
@@ -68,20 +70,22 @@ def parse(metadata: Mapping[str, str]) -> dict[str, SparseEntry]:
     if SPARSE_KEY not in metadata and VERSION_KEY not in metadata:
         return {}
     version = metadata.get(VERSION_KEY)
-    if version != VERSION:
-        raise ValueError(f"{VERSION_KEY} is {str(version)[:20]!r}, and this sift reads {VERSION!r}")
+    if version not in VERSIONS:
+        known = " and ".join(map(repr, VERSIONS))
+        raise ValueError(f"{VERSION_KEY} is {str(version)[:20]!r}, and this sift reads {known}")
     listed = loads(metadata.get(SPARSE_KEY, "{}"))
     if not isinstance(listed, dict):
         raise ValueError(f"{SPARSE_KEY} is not a JSON object")
-    return {name: _entry(name, item) for name, item in listed.items()}
+    return {name: _entry(name, item, int(version)) for name, item in listed.items()}
 
 
-def _entry(name: str, item: object) -> SparseEntry:
+def _entry(name: str, item: object, version: int) -> SparseEntry:
     try:
         if not isinstance(item, dict):
             raise ValueError("it is not a JSON object")
         entry = SparseEntry(**{**item, "shape": checked_shape(item.get("shape"), DTYPES[item["dtype"]].itemsize)})
-        formats.get(entry.format)
+        if (since := formats.get(entry.format).SINCE) > version:
+            raise ValueError(f"the format {entry.format!r} came with version {since}, and the file has {version}")
     except (KeyError, TypeError) as error:
         raise ValueError(f"{name!r} in {SPARSE_KEY}: unknown or missing {error}") from None
     except ValueError as error:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 
+from sift_cli.checkpoint import coordinates
 from sift_cli.checkpoint._bytes import ByteFile, as_array
 from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.core.masks import Mask
 from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
 from sift_cli.errors import CheckpointError, Malformed
 
@@ -57,39 +61,71 @@ class Strided:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def spec(self, name: str) -> TensorSpec:
+        return TensorSpec(name, self.shape, DTYPE_NAMES[self.dtype], min(self.nbytes, self.span))
+
+    def read(self, fetch: Fetch) -> np.ndarray:
+        return fetch(self)
+
+    def mask(self, fetch: Fetch) -> None:
+        return None
+
+
+#: Reads one range of a file as the array that it is.
+Fetch = Callable[[Strided], np.ndarray]
+_T = TypeVar("_T")
+
+
+class Stored(Protocol):
+    """A tensor made of :class:`Strided` ones, as a rule of itself."""
+
+    def spec(self, name: str) -> TensorSpec: ...
+
+    def read(self, fetch: Fetch) -> np.ndarray: ...
+
+    def mask(self, fetch: Fetch) -> Mask | None: ...
+
 
 class StridedCheckpoint(Checkpoint):
-    """A checkpoint whose tensors all are :class:`Strided`."""
+    """A checkpoint whose tensors all are made of :class:`Strided` ones."""
 
     def __init__(
         self,
         file: ByteFile,
         format: str,
-        tensors: Mapping[str, Strided],
+        tensors: Mapping[str, Stored],
         *,
         wrapper: str | None = None,
         ignored: tuple[str, ...] = (),
-        masks_apart: Callable[[], Mapping[str, Strided]] = dict,
+        masks_apart: Callable[[], Mapping[str, Stored]] = dict,
     ) -> None:
         self._file = file
-        self._strided, self._masks_apart = dict(tensors), masks_apart
+        self._stored, self._masks_apart = dict(tensors), masks_apart
         self.path, self.format, self.metadata = file.path, format, {}
         self.wrapper, self.ignored = wrapper, ignored
-        self.tensors = {
-            name: TensorSpec(name, t.shape, DTYPE_NAMES[t.dtype], min(t.nbytes, t.span)) for name, t in tensors.items()
-        }
+        self.tensors = {name: tensor.spec(name) for name, tensor in tensors.items()}
 
     def _read(self, name: str) -> np.ndarray:
-        tensor = self._strided[name]
-        at = f"tensor {name!r}"
+        return self._decoded(name, self._stored[name].read)
+
+    def _mask(self, name: str) -> Mask | None:
+        return self._decoded(name, self._stored[name].mask)
+
+    def _decoded(self, name: str, decode: Callable[[Fetch], _T]) -> _T:
+        spec, at = self.tensors[name], f"tensor {name!r}"
+        try:
+            if spec.nonzero is not None:
+                coordinates.check_size(spec.dense_bytes, self._file.size)
+            return decode(partial(self._fetch, at))
+        except ValueError as error:
+            raise Malformed(self.path, at, str(error)) from None
+
+    def _fetch(self, at: str, tensor: Strided) -> np.ndarray:
         if tensor.nbytes > self._file.size + _EXPANSION:
             raise CheckpointError(
                 f"{self.path}: {at} repeats {tensor.span} bytes to {tensor.nbytes}; store it contiguous"
             )
-        try:
-            flat = as_array(self._file.read(tensor.start, tensor.span, at), tensor.dtype, (-1,))
-        except ValueError as error:
-            raise Malformed(self.path, at, str(error)) from None
+        flat = as_array(self._file.read(tensor.start, tensor.span, at), tensor.dtype, (-1,))
         if not flat.size:
             return np.empty(tensor.shape, tensor.dtype)
         steps = tuple(step * tensor.dtype.itemsize for step in tensor.strides)

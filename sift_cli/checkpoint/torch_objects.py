@@ -14,7 +14,8 @@ from sift_cli.checkpoint import mask_optimizer
 from sift_cli.checkpoint._bytes import ByteFile, checked_shape
 from sift_cli.checkpoint._pickle import Call, Global, Persistent
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.checkpoint.strided import Strided, StridedCheckpoint
+from sift_cli.checkpoint.strided import Stored, Strided, StridedCheckpoint
+from sift_cli.checkpoint.torch_sparse import TorchSparse
 from sift_cli.checkpoint.unwrap import unwrap
 from sift_cli.core.tensors import DTYPES
 from sift_cli.errors import CheckpointError, Malformed
@@ -59,10 +60,10 @@ _PARAMETER = {
     "torch.nn.parameter.Parameter",
 }
 _BY_TYPE = "torch._tensor._rebuild_from_type_v2"
+#: The second is what older versions called it for compressed rows.
+_SPARSE = {"torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_sparse_csr_tensor"}
 _UNSUPPORTED = {
     "torch._utils._rebuild_qtensor": "quantized",
-    "torch._utils._rebuild_sparse_tensor": "a torch sparse tensor",
-    "torch._utils._rebuild_sparse_csr_tensor": "a torch sparse tensor",
     "torch._utils._rebuild_nested_tensor": "a nested tensor",
     "torch._utils._rebuild_meta_tensor_no_storage": "a meta tensor without values",
     "torch._utils._rebuild_wrapper_subclass": "a tensor subclass",
@@ -135,7 +136,7 @@ def storage_ref(reference: Persistent) -> StorageRef:
 
 def is_tensor(value: Any) -> bool:
     return isinstance(value, Call) and (
-        value.name in _STRIDED or value.name in _PARAMETER or value.name == _BY_TYPE or value.name in _UNSUPPORTED
+        value.name == _BY_TYPE or any(value.name in kind for kind in (_STRIDED, _SPARSE, _PARAMETER, _UNSUPPORTED))
     )
 
 
@@ -174,16 +175,16 @@ def checkpoint(file: ByteFile, format: str, root: Any, place: Place) -> Checkpoi
     except ValueError as error:
         raise CheckpointError(f"{file.path}: {error}") from None
 
-    def strided(calls: Mapping[str, Any]) -> dict[str, Strided]:
+    def stored(calls: Mapping[str, Any]) -> dict[str, Stored]:
         return {name: tensor(file.path, name, call, place) for name, call in calls.items()}
 
     return StridedCheckpoint(
-        file, format, strided(state.tensors), wrapper=state.wrapper, ignored=state.ignored,
-        masks_apart=lambda: strided(mask_optimizer.masks(root, as_mapping, is_tensor)),
+        file, format, stored(state.tensors), wrapper=state.wrapper, ignored=state.ignored,
+        masks_apart=lambda: stored(mask_optimizer.masks(root, as_mapping, is_tensor)),
     )  # fmt: skip
 
 
-def tensor(path: Path, name: str, value: Call, place: Place) -> Strided:
+def tensor(path: Path, name: str, value: Call, place: Place) -> Stored:
     """Where and how the tensor ``name`` lies in the file.
 
     Args:
@@ -191,7 +192,7 @@ def tensor(path: Path, name: str, value: Call, place: Place) -> Strided:
 
     Raises:
         Malformed: Its arguments are not what PyTorch writes, or it reaches outside its storage.
-        CheckpointError: It is quantized, sparse or otherwise no plain array.
+        CheckpointError: It is quantized or otherwise no plain array.
     """
     at = f"tensor {name!r}"
     for _ in range(8):  # a parameter of a parameter of … is no file of PyTorch's
@@ -211,6 +212,28 @@ def tensor(path: Path, name: str, value: Call, place: Place) -> Strided:
             f"{path}: {at} is {_UNSUPPORTED[value.name]}, which sift does not read",
             hint="save it as a plain dense tensor",
         )
+    return _sparse(path, name, value, place) if value.name in _SPARSE else _strided(path, name, value, place)
+
+
+def _sparse(path: Path, name: str, value: Call, place: Place) -> Stored:
+    at = f"tensor {name!r}"
+    match value.args:
+        case (
+            Call(name="torch.serialization._get_layout", args=(str() as layout,)),
+            (*parts, Call(name="torch.Size", args=((*size,),)))
+            | (*parts, Call(name="torch.Size", args=((*size,),)), _),
+        ) if 2 <= len(parts) <= 3 and all(isinstance(part, Call) for part in parts):
+            *indices, values = (_strided(path, name, part, place) for part in parts)
+        case _:
+            raise Malformed(path, at, "its record is not one that PyTorch writes")
+    try:
+        return TorchSparse.checked(layout.removeprefix("torch.sparse_"), size, tuple(indices), values)
+    except ValueError as error:
+        raise Malformed(path, at, str(error)) from None
+
+
+def _strided(path: Path, name: str, value: Call, place: Place) -> Strided:
+    at = f"tensor {name!r}"
     match value:
         case Call(
             name=kind, args=(Persistent() as reference, int() as offset, tuple() as size, tuple() as stride, *rest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -49,7 +48,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
     stored_bytes: int
-    format: Literal["dense", "bitmask"] | str = "dense"
+    format: str = "dense"
     nonzero: int | None = None
 
     @property

@@ -9,14 +9,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from safetensors import safe_open
 
 from sift_cli.checkpoint import open_checkpoint
+from sift_cli.checkpoint._bytes import ByteFile
 from sift_cli.checkpoint.artifact import write
+from sift_cli.checkpoint.torch_arrays import to_numpy
 from sift_cli.core.masks import Mask, MaskSet
 from sift_cli.core.tensors import DTYPES
 from sift_cli.errors import ExportError
+from sift_cli.registry import names
 
+PAGE = (Path(__file__).parents[2] / "docs" / "sparse-formats.md").read_text()
 KEPT = np.array([[1, 0, 0, 1, 0], [0, 0, 0, 1, 1]], bool)
 W = np.array([[1.5, 0, 0, -2, 0], [0, 0, 0, -0.0, 4]], np.float32)
 TENSORS = {"fc.weight": W, "bn.count": np.array(3), "fc.bias": np.array([1, 2], ml_dtypes.bfloat16)}
@@ -37,6 +42,44 @@ def test_the_file_byte_for_byte(tmp_path):
     header += b" " * (-len(header) % 8)
     data = bytes.fromhex("0300000000000000 0000c03f000000c00000008000008040 803f0040 0903")
     assert (tmp_path / "a").read_bytes() == len(header).to_bytes(8, "little") + header + data
+
+
+def test_a_file_of_version_2_byte_for_byte(tmp_path):
+    """Of 20 elements the second and the last are kept: 2 bytes as delta, 3 as bitmask."""
+    w = np.zeros((4, 5), ml_dtypes.bfloat16)
+    w[0, 1], w[3, 4] = 1, -0.0
+    kept = np.zeros((4, 5), bool)
+    kept[0, 1] = kept[3, 4] = True
+    write(tmp_path / "a", {"w": w, "fc.weight": W}, {**MASKS, "w": Mask.from_bool(kept, rule="file")}, {})
+    header = (
+        b'{"__metadata__":{"format":"pt","sift.sparse":"{\\"fc.weight\\":{\\"format\\":\\"bitmask\\",'
+        b'\\"shape\\":[2,5],\\"dtype\\":\\"F32\\",\\"nonzero\\":4,\\"rule\\":\\"random\\",\\"seed\\":7},'
+        b'\\"w\\":{\\"format\\":\\"delta\\",\\"shape\\":[4,5],\\"dtype\\":\\"BF16\\",'
+        b'\\"nonzero\\":2,\\"rule\\":\\"file\\",\\"seed\\":null}}","sift.version":"2"},'
+        b'"fc.weight.bitmask":{"dtype":"U8","shape":[2],"data_offsets":[20,22]},'
+        b'"fc.weight.values":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+        b'"w.delta":{"dtype":"U8","shape":[2],"data_offsets":[22,24]},'
+        b'"w.values":{"dtype":"BF16","shape":[2],"data_offsets":[16,20]}}'
+    )
+    header += b" " * (-len(header) % 8)
+    data = bytes.fromhex("0000c03f000000c00000008000008040 803f0080 0903 0111")
+    assert (tmp_path / "a").read_bytes() == len(header).to_bytes(8, "little") + header + data
+    with open_checkpoint(tmp_path / "a") as checkpoint:
+        specs = {name: (spec.format, spec.nonzero, spec.stored_bytes) for name, spec in checkpoint.tensors.items()}
+        assert specs == {"fc.weight": ("bitmask", 4, 18), "w": ("delta", 2, 6)}
+        assert checkpoint.read("w").tobytes() == w.tobytes()
+        assert np.array_equal(checkpoint.mask("w").to_bool(), kept)
+        assert (checkpoint.mask("w").rule, checkpoint.mask("w").seed) == ("file", None)
+
+
+@pytest.mark.parametrize("sparse_format", names("sift_cli.sparsity.formats"))
+def test_a_mask_is_read_without_the_values(sparse_format, tmp_path, monkeypatch):
+    write(tmp_path / "a", TENSORS, MASKS, {}, sparse_format=sparse_format)
+    with open_checkpoint(tmp_path / "a") as checkpoint:
+        real, read = ByteFile.read, []
+        monkeypatch.setattr(ByteFile, "read", lambda file, *place: read.append(place[-1]) or real(file, *place))
+        assert np.array_equal(checkpoint.mask("fc.weight").to_bool(), KEPT)
+        assert read == [f"tensor 'fc.weight.{sparse_format}'"]
 
 
 def test_round_trip(tmp_path):
@@ -60,10 +103,12 @@ def test_round_trip(tmp_path):
         assert checkpoint.mask("fc.bias") is None
 
 
+@pytest.mark.parametrize("sparse_format", names("sift_cli.sparsity.formats"))
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
-def test_every_dtype_dense_and_sparse(dtype, tmp_path):
+def test_every_dtype_dense_and_sparse(dtype, sparse_format, tmp_path):
     dense = np.array([[1, 0, 1], [0, 0, 1]]).astype(dtype)
-    write(tmp_path / "a", {"d": dense, "s": dense}, {"s": Mask.from_bool(dense != 0)}, {})
+    mask = {"s": Mask.from_bool(dense != 0)}
+    write(tmp_path / "a", {"d": dense, "s": dense}, mask, {}, sparse_format=sparse_format)
     with open_checkpoint(tmp_path / "a") as checkpoint:
         for name in "ds":
             assert checkpoint.read(name).dtype == dtype
@@ -95,30 +140,79 @@ def test_arrays_are_aligned_to_their_elements(tmp_path):
 
 
 def test_the_decoder_in_the_docs_decodes_it(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "sparse-formats.md").read_text()
-    (decoder,) = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
-    assert len(decoder.strip().splitlines()) <= 15
+    (decoder,) = [block.partition("```")[0] for block in PAGE.split("```python\n")[1:]]
+    assert len(decoder.split("def ")[1].strip().splitlines()) <= 10
     scope: dict = {}
     exec(decoder, scope)
     empty = {"none": np.zeros((3, 0), np.float32), "zero": np.zeros((4, 4), np.float16)}
-    tensors = {**TENSORS, **empty, "fc.bias": np.ones(2, np.float32)}
-    masks = {**MASKS, **{name: Mask.from_bool(array != 0) for name, array in empty.items()}}
+    far = np.zeros((30, 40), np.int8)
+    far.reshape(-1)[[2, 3, 300, 555, 1199]] = [1, 2, 3, 4, 5]
+    kept_zero = np.zeros(50, ml_dtypes.bfloat16)
+    kept_zero[[7, 40]] = [-0.0, np.nan]
+    tensors = {**TENSORS, **empty, "far": far, "kept_zero": kept_zero}
+    masks = {**MASKS, **{name: Mask.from_bool(array != 0) for name, array in {**empty, "far": far}.items()}}
+    masks["kept_zero"] = Mask.from_bool(np.isin(np.arange(50), [7, 40]))
     write(tmp_path / "a", tensors, masks, {})
+    with open_checkpoint(tmp_path / "a") as checkpoint:
+        assert {spec.format for spec in checkpoint.tensors.values()} == {"dense", "bitmask", "delta"}
     decoded = scope["load_dense"](tmp_path / "a")
     assert {k: (v.shape, v.tobytes()) for k, v in decoded.items()} == {
         k: (v.shape, v.tobytes()) for k, v in tensors.items()
     }
 
 
-@pytest.mark.parametrize(("density", "expected"), [(0.5, 0.531), (0.25, 0.281), (0.1, 0.131), (0.05, 0.081)])
-def test_size_is_what_the_docs_say(density, expected, tmp_path):
-    rng = np.random.default_rng(0)
-    count = 576 * 1000
-    kept = np.zeros(count, bool)
-    kept[rng.choice(count, int(density * count), replace=False)] = True
-    array = np.where(kept, rng.normal(size=count), 0).astype(np.float32).reshape(1000, 576)
-    write(tmp_path / "a", {"w": array}, {"w": Mask.from_bool(kept.reshape(1000, 576))}, {})
-    assert (tmp_path / "a").stat().st_size / array.nbytes == pytest.approx(expected, abs=0.0006)
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("sparse_format", names("sift_cli.sparsity.formats"))
+def test_the_decoder_in_the_docs_decodes_float8_by_its_bytes(dtype, sparse_format, tmp_path):
+    scope: dict = {}
+    exec(PAGE.split("```python\n")[1].partition("```")[0], scope)
+    w = torch.zeros(300).to(dtype)
+    w.view(torch.uint8)[[0, 7, 280]] = torch.tensor([0x80, 0x7F, 0x41], dtype=torch.uint8)  # -0 and NaN among them
+    mask = Mask.from_bool(np.isin(np.arange(300), [0, 7, 280]))
+    write(tmp_path / "a", {"w": to_numpy(w)}, {"w": mask}, {}, sparse_format=sparse_format)
+    with safe_open(tmp_path / "a", "pt") as file:
+        entry = json.loads(file.metadata()["sift.sparse"])["w"]
+        values, index = file.get_tensor("w.values"), file.get_tensor(f"w.{sparse_format}")
+    assert values.dtype == dtype
+    decoded = scope["decode"](entry, index.numpy(), values.view(torch.uint8).numpy())
+    assert decoded.tolist() == w.view(torch.uint8).tolist()
+
+
+def test_views_of_one_storage_are_written_each_as_a_copy(tmp_path):
+    """The safetensors library refuses them: it cannot say which is the whole."""
+    base = torch.arange(100.0)
+    views = {"whole": base[0:100], "begin": base[0:10], "middle": base[50:60], "later": base[70:80]}
+    with pytest.raises(RuntimeError, match="share memory"):
+        safetensors.torch.save_file(views, tmp_path / "no")
+    torch.save(views, tmp_path / "x")
+    with open_checkpoint(tmp_path / "x") as checkpoint:
+        write(tmp_path / "a", {name: checkpoint.read(name) for name in checkpoint.tensors}, {}, {})
+    found = safetensors.torch.load_file(tmp_path / "a")
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {n: v.tolist() for n, v in views.items()}
+    with open_checkpoint(tmp_path / "a") as checkpoint:
+        assert sum(spec.stored_bytes for spec in checkpoint.tensors.values()) == 4 * (100 + 3 * 10)
+
+
+SIZES = {
+    np.float32: {0.5: 0.531, 0.25: 0.281, 0.1: 0.125, 0.05: 0.0625, 0.01: 0.0127},
+    ml_dtypes.bfloat16: {0.5: 0.563, 0.25: 0.313, 0.1: 0.150, 0.05: 0.0750, 0.01: 0.0154},
+    ml_dtypes.float8_e4m3fn: {0.5: 0.625, 0.25: 0.375, 0.1: 0.200, 0.05: 0.1000, 0.01: 0.0208},
+}
+
+
+@pytest.mark.parametrize("dtype", SIZES)
+@pytest.mark.parametrize("density", SIZES[np.float32])
+def test_size_is_what_the_docs_say(dtype, density, tmp_path):
+    expected = SIZES[dtype][density]
+    kept = np.zeros(576 * 1000, bool)
+    kept[np.random.default_rng(0).permutation(kept.size)[: round(density * kept.size)]] = True
+    array = kept.astype(dtype).reshape(1000, 576)
+    write(tmp_path / "a", {"w": array}, {"w": Mask.from_bool(array != 0)}, {})
+    with open_checkpoint(tmp_path / "a") as checkpoint:
+        stored = checkpoint.tensors["w"].stored_bytes
+    assert 200 < (tmp_path / "a").stat().st_size - stored < 400  # the header
+    assert stored == pytest.approx(expected * array.nbytes, rel=0.01)
+    assert f" {expected:.4f} " in PAGE or f" {expected:.3f} " in PAGE
 
 
 def test_the_same_bytes_in_every_process_and_order(tmp_path):
@@ -169,12 +263,18 @@ REFUSED = {
     "a part's name is taken": ({"w": W, "w.values": W}, {"w": MASK}, {}, "needs the name 'w.values', which is taken"),
     "a sparse tensor has a part's name": ({"w": W, "w.bitmask": W}, {"w": MASK, "w.bitmask": MASK}, {}, "is taken"),
     "a mask of nothing": ({}, {"w": MASK}, {}, "no such tensor"),
-    "a mask of another shape": ({"w": W.T}, {"w": MASK}, {}, "cannot store 'w' as bitmask"),
+    "a mask of another shape": ({"w": W.T}, {"w": MASK}, {}, "cannot store 'w' under its mask"),
     "a masked value": ({"w": W + 1}, {"w": MASK}, {}, "6 masked weights are not 0"),
     "an unknown dtype": ({"w": np.array(["a"])}, {}, {}, "w is <U1, which safetensors cannot hold"),
     "an object": ({"w": np.array([None])}, {}, {}, "w is object"),
     "the format's own name": ({"__metadata__": W}, {}, {}, "__metadata__"),
     "metadata of numbers": ({"w": W}, {}, {"a": 1}, "names and metadata are strings"),
+    "a name that delta needs": (
+        {"w": np.eye(20), "w.delta": W},
+        {"w": Mask.from_bool(np.eye(20) != 0)},
+        {},
+        "needs the name 'w.delta'",
+    ),
     "half a surrogate pair": ({"\ud800": W}, {}, {}, "is not Unicode text"),
 }
 

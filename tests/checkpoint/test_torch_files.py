@@ -145,11 +145,10 @@ def test_a_file_without_checksums(tmp_path):
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        (lambda: torch.eye(3).to_sparse(), "a torch sparse tensor"),
-        (lambda: torch.eye(3).to_sparse_csr(), "a torch sparse tensor"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "a nested tensor"),
         (lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantized"),
     ],
-    ids=["coo", "csr", "quantized"],
+    ids=["nested", "quantized"],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_no_plain_array_is_refused_by_name(zipped, make, kind, tmp_path):

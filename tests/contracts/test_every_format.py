@@ -38,7 +38,7 @@ def test_decode_undoes_encode_bit_for_bit(name, tensor):
     codec = formats.get(name)
     parts = codec.encode(array, Mask.from_bool(kept))
     assert same_bits(codec.decode(parts, array.shape, array.dtype), array)
-    assert np.array_equal(codec.mask(parts, array.shape).to_bool(), kept)
+    assert np.array_equal(codec.mask(parts[name], array.shape, int(kept.sum())).to_bool(), kept)
 
 
 @every_format
@@ -47,8 +47,14 @@ def test_layout_tells_the_parts_before_they_are_made(name, tensor):
     array, kept = tensor
     codec = formats.get(name)
     parts = codec.encode(array, Mask.from_bool(kept))
-    made = {part: (value.dtype, value.shape) for part, value in parts.items()}
-    assert made == codec.layout(array.shape, array.dtype, int(kept.sum()))
+    layout = codec.layout(array.shape, array.dtype, int(kept.sum()))
+    assert parts.keys() == layout.keys() == {name, "values"}
+    for part, value in parts.items():
+        assert layout[part].fits(value.dtype, value.shape)
+        assert not layout[part].fits(value.dtype, (*value.shape, 1))
+        assert not layout[part].fits(np.dtype(np.complex64), value.shape) or value.dtype == np.complex64
+        beyond = layout[part].lengths[-1] + 1, layout[part].lengths[0] - 1
+        assert not any(layout[part].fits(value.dtype, (length,)) for length in beyond)
 
 
 @every_format
@@ -64,7 +70,7 @@ def test_edges(name, dtype, shape, density):
     codec = formats.get(name)
     parts = codec.encode(array, Mask.from_bool(kept))
     assert same_bits(codec.decode(parts, shape, np.dtype(dtype)), array)
-    assert codec.mask(parts, shape).nonzero == int(kept.sum())
+    assert codec.mask(parts[name], shape, int(kept.sum())).nonzero == int(kept.sum())
 
 
 @every_format
@@ -77,7 +83,7 @@ def test_kept_zeros_and_nans_survive_and_stay_kept(name):
     parts = codec.encode(array, Mask.from_bool(kept))
     decoded = codec.decode(parts, (12,), np.dtype(np.float32))
     assert decoded.view(np.uint32)[::2].tolist() == values.tolist()
-    assert np.array_equal(codec.mask(parts, (12,)).to_bool(), kept)
+    assert np.array_equal(codec.mask(parts[name], (12,), 6).to_bool(), kept)
 
 
 @every_format

@@ -157,13 +157,57 @@ def test_a_metadata_key_twice(tmp_path):
         open_checkpoint(tmp_path / "m.onnx")
 
 
-def test_a_sparse_initializer_is_not_silently_left_out(tmp_path):
-    model = model_of()
-    values, indices = numpy_helper.from_array(np.ones(1, np.float32), "w"), numpy_helper.from_array(np.array([2]), "i")
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [5]))
+def coo(values, indices, dims, *dense) -> onnx.ModelProto:
+    """A model with the sparse initializer "w"."""
+    model = model_of(*dense)
+    parts = numpy_helper.from_array(np.asarray(values), "w"), numpy_helper.from_array(np.asarray(indices), "i")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(*parts, dims))
+    return model
+
+
+V = np.float32([1, -2, 3])
+SPARSE_LIES = {
+    "values of two axes": (coo(V[None], [1, 2, 3], [2, 5]), "its values [1, 3] and indices [3] are not of [2, 5]"),
+    "indices of one value fewer": (coo(V, [1, 2], [2, 5]), "its values [3] and indices [2]"),
+    "coordinates of too few axes": (coo(V, [[1], [2], [3]], [2, 5]), "its values [3] and indices [3, 1]"),
+    "coordinates of too many axes": (coo(V, [[0, 1, 2]] * 3, [2, 5]), "its values [3] and indices [3, 3]"),
+    "indices that are floats": (coo(V, V, [2, 5]), "its indices are F32"),
+    "indices without a sign": (coo(V, np.uint64([1, 2, 3]), [2, 5]), "its indices are U64"),
+    "a negative dimension": (coo(V, [1, 2, 3], [-2, 5]), "not a shape"),
+    "2^80 elements": (coo(V, [1, 2, 3], [2**40, 2**40]), "2^63"),
+    "more values than elements": (coo(V, [0, 1, 1], [2]), "it has 3 values for 2 elements"),
+    "dense too": (coo(V, [1, 2, 3], [2, 5], numpy_helper.from_array(W, "w")), "it is there twice"),
+}
+
+
+@pytest.mark.parametrize("lie", SPARSE_LIES)
+def test_a_sparse_initializer_that_lies(lie, tmp_path):
+    model, why = SPARSE_LIES[lie]
     write(tmp_path / "m.onnx", model)
-    with pytest.raises(CheckpointError, match="sparse_initializer"):
+    with pytest.raises(Malformed) as raised:
         open_checkpoint(tmp_path / "m.onnx")
+    assert "damaged at tensor 'w'" in str(raised.value)
+    assert why in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("indices", "dims", "why"),
+    [
+        ([0, 3, 10], [2, 5], "elements from 0 to 10 of axis 0, which has 10"),
+        ([-1, 3, 4], [2, 5], "elements from -1 to 4"),
+        ([[0, 0], [1, 5], [0, 1]], [2, 5], "elements from 0 to 5 of axis 1, which has 5"),
+        ([3, 3, 4], [2, 5], "an element twice"),
+        ([[0, 1], [1, 1], [0, 1]], [2, 5], "an element twice"),
+        ([1, 2, 3], [2**20, 2**20], "it would take 4,398,046,511,104 bytes"),
+    ],
+)
+def test_indices_that_lie(indices, dims, why, tmp_path):
+    write(tmp_path / "m.onnx", coo(V, indices, dims))
+    with open_checkpoint(tmp_path / "m.onnx") as checkpoint:
+        for ask in (checkpoint.read, checkpoint.mask):
+            with pytest.raises(Malformed) as raised:
+                ask("w")
+            assert why in str(raised.value)
 
 
 def test_a_graph_nested_ten_thousand_deep(tmp_path):

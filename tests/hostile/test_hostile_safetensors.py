@@ -121,7 +121,12 @@ def artifact(
 
 
 SPARSE_LIES = {
-    "another version": (artifact(version="2"), "sift.version is '2'"),
+    "another version": (artifact(version="3"), "sift.version is '3', and this sift reads '1' and '2'"),
+    "version 02": (artifact(version="02"), "sift.version is '02'"),
+    "a format before its version": (
+        artifact({**SPARSE, "format": "delta"}),
+        "the format 'delta' came with version 2, and the file has 1",
+    ),
     "no version": (artifact(version=None), "sift.version is 'None'"),
     "no JSON": (artifact("{"), "metadata"),
     "a JSON list": (artifact("[]"), "not a JSON object"),
@@ -152,6 +157,75 @@ SPARSE_LIES = {
 }
 
 
+#: Elements 2, 3 and 300 of 600.
+DELTA = {"format": "delta", "shape": [600], "dtype": "I8", "nonzero": 3, "rule": "random", "seed": 1}
+DELTAS = bytes([2, 0, 255, 41, 255])
+
+
+def delta_file(
+    *, index: bytes = DELTAS, values: bytes = b"\1\2\3", dtype: str = "U8", more: dict | None = None,
+    version: str = "2", data: bytes | None = None, **changes: object,
+) -> bytes:  # fmt: skip
+    """A file with the one tensor "w"; ``dtype`` is that of its index, ``changes`` are made in its metadata."""
+    header = {
+        "__metadata__": {"sift.version": version, "sift.sparse": json.dumps({"w": {**DELTA, **changes}})},
+        "w.delta": {"dtype": dtype, "shape": [len(index)], "data_offsets": [0, len(index)]},
+        "w.values": {"dtype": "I8", "shape": [len(values)], "data_offsets": [len(index), len(index) + len(values)]},
+        **(more or {}),
+    }
+    return file_of(header, index + values if data is None else data)
+
+
+def vector(begin: int, end: int, dtype: str = "U8") -> dict:
+    return {"dtype": dtype, "shape": [end - begin], "data_offsets": [begin, end]}
+
+
+SPARSE_LIES |= {
+    "delta: unknown version": (delta_file(version="4"), "sift.version is '4'"),
+    "delta: unknown format": (delta_file(format="deltas"), "unknown sparse format 'deltas' (known: bitmask, delta)"),
+    "delta: another dtype of values": (delta_file(more={"w.values": vector(5, 8)}), "it is U8 [3] and not I8 [3]"),
+    "delta: another dtype of the index": (delta_file(dtype="I8"), "it is I8 [5] and not U8 [3 to 5]"),
+    "delta: an index of two dimensions": (
+        delta_file(more={"w.delta": {**vector(0, 5), "shape": [1, 5]}}), "it is U8 [1, 5] and not U8 [3 to 5]",
+    ),
+    "delta: index too short for what is kept": (delta_file(index=b"\2\0"), "it is U8 [2] and not U8 [3 to 5]"),
+    "delta: index too long": (delta_file(index=bytes(6)), "it is U8 [6] and not U8 [3 to 5]"),
+    "delta: index too short for the shape": (
+        delta_file(index=b"", values=b"", shape=[2**62], nonzero=0), "it is U8 [0] and not U8 [18085043209519168]",
+    ),
+    "delta: fewer values than it keeps": (delta_file(values=b"\1\2"), "it is I8 [2] and not I8 [3]"),
+    "delta: more kept than there are": (delta_file(shape=[2]), "it cannot keep 3 weights"),
+    "delta: a shape of another size": (delta_file(shape=[7000]), "it is U8 [5] and not U8 [27 to 30]"),
+    "delta: a shape of 2^63 bytes": (delta_file(shape=[2**63]), "2^63"),
+    "delta: truncated": (delta_file(data=DELTAS + b"\1\2"), "the file at"),
+    "delta: parts that overlap": (delta_file(more={"w.values": vector(3, 6, "I8")}), "its bytes begin at"),
+    "delta: parts in one place": (
+        delta_file(more={"w.delta": vector(0, 3), "w.values": vector(0, 3, "I8")}), "its bytes begin at",
+    ),
+    "delta: without its index": (
+        file_of({
+            "__metadata__": {"sift.version": "2", "sift.sparse": json.dumps({"w": DELTA})},
+            "w.values": vector(0, 3, "I8"),
+        }, b"\1\2\3"),
+        "its part 'w.delta' is missing",
+    ),
+    "delta: with a bitmask in its place": (
+        file_of({
+            "__metadata__": {"sift.version": "2", "sift.sparse": json.dumps({"w": {**DELTA, "format": "bitmask"}})},
+            "w.delta": vector(0, 5), "w.values": vector(5, 8, "I8"),
+        }, DELTAS + b"\1\2\3"),
+        "its part 'w.bitmask' is missing",
+    ),
+    "delta: stored dense too": (delta_file(more={"w": vector(8, 8)}), "both dense and sparse"),
+    "delta: a tensor that is part of another": (
+        delta_file(more={"__metadata__": {"sift.version": "2", "sift.sparse": json.dumps({
+            "w": DELTA, "w.values": {**DELTA, "shape": [0], "nonzero": 0},
+        })}}),
+        "tensor 'w.values': it is stored both dense and sparse",
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("lie", SPARSE_LIES)
 def test_metadata_that_lie_are_refused_before_anything_is_read(lie, tmp_path):
     data, why = SPARSE_LIES[lie]
@@ -172,6 +246,34 @@ def test_a_bitmask_that_lies_is_refused_when_it_is_read(bits, why, tmp_path):
         for ask in (checkpoint.read, checkpoint.mask):
             with pytest.raises(Malformed, match=why):
                 ask("w")
+
+
+@pytest.mark.parametrize(
+    ("index", "why"),
+    [
+        (bytes([2, 0, 255, 41]), "lead to element 301 of 600"),
+        (bytes([2, 0, 254, 254]), "keep 4 weights, and there are 3 values"),
+        (bytes([2, 0, 255, 255]), "keep 2 weights, and there are 3 values"),
+        (bytes([254, 254, 254]), "lead to element 765 of 600"),
+        (bytes([2, 0, 255, 254, 255]), "lead to element 769 of 600"),
+    ],
+)
+def test_deltas_that_lie_are_refused_when_they_are_read(index, why, tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(delta_file(index=index))
+    with open_checkpoint(path) as checkpoint:
+        for ask in (checkpoint.read, checkpoint.mask):
+            with pytest.raises(Malformed, match=f"damaged at tensor 'w': the deltas {why}"):
+                ask("w")
+
+
+def test_the_deltas_that_the_lies_are_made_from_are_right(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(delta_file())
+    with open_checkpoint(path) as checkpoint:
+        assert np.flatnonzero(checkpoint.read("w")).tolist() == [2, 3, 300]
+        assert checkpoint.read("w")[[2, 3, 300]].tolist() == [1, 2, 3]
+        assert checkpoint.mask("w").nonzero == checkpoint.tensors["w"].nonzero == 3
 
 
 def test_the_artifact_that_the_lies_are_made_from_is_right(tmp_path):

@@ -54,7 +54,7 @@ def test_size_is_an_eighth_of_a_byte_a_weight_and_the_kept_values():
 def test_parts_that_contradict_each_other(bits, values, why):
     parts = {"bitmask": np.array(bits, np.uint8), "values": np.ones(values, np.float32)}
     with pytest.raises(ValueError, match=why):
-        bitmask.mask(parts, (10,))
+        bitmask.mask(parts["bitmask"], (10,), values)
     with pytest.raises(ValueError, match=why):
         bitmask.decode(parts, (10,), F32)
 

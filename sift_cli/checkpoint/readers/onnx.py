@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from sift_cli.checkpoint._bytes import ByteFile, as_array, checked_shape
 from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.sparse_initializer import SparseInitializer
 from sift_cli.core.masks import Mask
 from sift_cli.core.tensors import DTYPES, TensorSpec
 from sift_cli.errors import CheckpointError, Malformed
@@ -170,9 +172,6 @@ class _Onnx(Checkpoint):
             if item.key in self.metadata:
                 raise Malformed(path, "its metadata", f"the key {item.key[:40]!r} is there twice")
             self.metadata[item.key] = item.value
-        if model.graph.sparse_initializer:
-            name = model.graph.sparse_initializer[0].values.name
-            raise CheckpointError(f"{path} stores {name[:80]!r} as a sparse_initializer, which sift does not read")
         self._initializers: dict[str, TensorProto] = {}
         ignored = []
         for tensor in model.graph.initializer:
@@ -195,6 +194,16 @@ class _Onnx(Checkpoint):
                 sparse = self._sparse[name]
                 size = sum(dense[f"{name}.{part}"].stored_bytes for part in ("bitmask", "values"))
                 self.tensors[name] = TensorSpec(name, sparse.shape, sparse.dtype, size, _FORMAT, sparse.nonzero)
+        self._sparse_initializers: dict[str, SparseInitializer] = {}
+        for proto in model.graph.sparse_initializer:
+            name = proto.values.name
+            if name in dense or name in self.tensors or name in ignored:
+                raise Malformed(path, f"tensor {name!r}", "it is there twice")
+            try:
+                listed = SparseInitializer.checked(proto, partial(spec_of, path))
+            except ValueError as error:
+                raise Malformed(path, f"tensor {name!r}", str(error)) from None
+            self._sparse_initializers[name], self.tensors[name] = listed, listed.spec
 
     def _sparse_nodes(self, nodes: list[NodeProto], dense: dict[str, TensorSpec]) -> dict[str, _Sparse]:
         """Tensors whose bitmask and values go into one node that says their dense shape in ``weight_shape``."""
@@ -218,7 +227,7 @@ class _Onnx(Checkpoint):
                     sparse = _Sparse(shape, values.dtype, values.shape[0])
                     layout = formats.get(_FORMAT).layout(shape, DTYPES[values.dtype], sparse.nonzero)
                     stored = dense[f"{name}.bitmask"]
-                    if (DTYPES[stored.dtype], stored.shape) != layout["bitmask"]:
+                    if not layout["bitmask"].fits(DTYPES[stored.dtype], stored.shape):
                         raise ValueError(f"its bitmask is {stored.dtype} {list(stored.shape)}, its shape {list(shape)}")
                 except ValueError as error:
                     raise Malformed(self.path, at, str(error)) from None
@@ -227,11 +236,13 @@ class _Onnx(Checkpoint):
         return found
 
     def _array(self, name: str) -> np.ndarray:
-        tensor = self._initializers[name]
+        return self._decoded(self._initializers[name])
+
+    def _decoded(self, tensor: TensorProto) -> np.ndarray:
         dtype = DTYPES[_DTYPES[tensor.data_type]]
         shape = tuple(tensor.dims)
         nbytes = math.prod(shape) * dtype.itemsize
-        at = f"tensor {name!r}"
+        at = f"tensor {tensor.name!r}"
         try:
             if tensor.data_location == _EXTERNAL:
                 return as_array(external_data(self.path, tensor, nbytes), dtype, shape)
@@ -246,23 +257,25 @@ class _Onnx(Checkpoint):
             raise Malformed(self.path, at, f"it decodes to {array.dtype}")
         return array.copy()
 
-    def _parts(self, name: str) -> dict[str, np.ndarray]:
-        return {part: self._array(f"{name}.{part}") for part in ("bitmask", "values")}
-
     def _read(self, name: str) -> np.ndarray:
         sparse = self._sparse.get(name)
-        if sparse is None:
-            return self._array(name)
         try:
-            return formats.get(_FORMAT).decode(self._parts(name), sparse.shape, DTYPES[sparse.dtype])
+            if name in self._sparse_initializers:
+                return self._sparse_initializers[name].read(self._decoded)
+            if sparse is None:
+                return self._array(name)
+            parts = {part: self._array(f"{name}.{part}") for part in ("bitmask", "values")}
+            return formats.get(_FORMAT).decode(parts, sparse.shape, DTYPES[sparse.dtype])
         except ValueError as error:
             raise Malformed(self.path, f"tensor {name!r}", str(error)) from None
 
     def _mask(self, name: str) -> Mask | None:
         sparse = self._sparse.get(name)
-        if sparse is None:
-            return None
         try:
-            return formats.get(_FORMAT).mask(self._parts(name), sparse.shape)
+            if name in self._sparse_initializers:
+                return self._sparse_initializers[name].mask(self._decoded)
+            if sparse is None:
+                return None
+            return formats.get(_FORMAT).mask(self._array(f"{name}.bitmask"), sparse.shape, sparse.nonzero)
         except ValueError as error:
             raise Malformed(self.path, f"tensor {name!r}", str(error)) from None

@@ -10,8 +10,6 @@ import numpy as np
 from sift_cli.checkpoint import safetensors_header, sparse_metadata
 from sift_cli.checkpoint._bytes import ByteFile, as_array
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.checkpoint.safetensors_header import Entry
-from sift_cli.checkpoint.sparse_metadata import SparseEntry
 from sift_cli.core.masks import Mask
 from sift_cli.core.tensors import DTYPES, TensorSpec
 from sift_cli.errors import CheckpointError, Malformed
@@ -58,38 +56,37 @@ class _Safetensors(Checkpoint):
         if name in self._entries:
             raise Malformed(self.path, f"tensor {name!r}", "it is stored both dense and sparse")
         stored_names = []
-        for dtype, shape, stored in self._sparse[name].parts(name).values():
+        for part, wanted in self._sparse[name].parts.items():
+            stored = f"{name}.{part}"
             entry = self._entries.get(stored)
             if entry is None:
                 raise Malformed(self.path, f"tensor {name!r}", f"its part {stored!r} is missing")
-            if (entry.dtype, entry.shape) != (dtype, shape):
+            if not wanted.fits(DTYPES[entry.dtype], entry.shape):
                 found = f"{entry.dtype} {list(entry.shape)}"
-                raise Malformed(self.path, f"tensor {stored!r}", f"it is {found} and not {dtype} {list(shape)}")
+                raise Malformed(self.path, f"tensor {stored!r}", f"it is {found} and not {wanted}")
             stored_names.append(stored)
         return stored_names
 
     def _sparse_spec(self, name: str) -> TensorSpec:
         sparse = self._sparse[name]
-        stored = sum(self._entries[part].nbytes for _, _, part in sparse.parts(name).values())
+        stored = sum(self._entries[f"{name}.{part}"].nbytes for part in sparse.parts)
         return TensorSpec(name, sparse.shape, sparse.dtype, stored, sparse.format, sparse.nonzero)
 
-    def _array(self, name: str, entry: Entry) -> np.ndarray:
+    def _array(self, name: str) -> np.ndarray:
+        entry = self._entries[name]
         data = self._file.read(entry.offset, entry.nbytes, f"tensor {name!r}")
         try:
             return as_array(data, DTYPES[entry.dtype], entry.shape)
         except ValueError as error:
             raise Malformed(self.path, f"tensor {name!r}", str(error)) from None
 
-    def _parts(self, name: str, sparse: SparseEntry) -> dict[str, np.ndarray]:
-        named = {part: stored for part, (_, _, stored) in sparse.parts(name).items()}
-        return {part: self._array(stored, self._entries[stored]) for part, stored in named.items()}
-
     def _read(self, name: str) -> np.ndarray:
         sparse = self._sparse.get(name)
         if sparse is None:
-            return self._array(name, self._entries[name])
+            return self._array(name)
+        parts = {part: self._array(f"{name}.{part}") for part in sparse.parts}
         try:
-            return formats.get(sparse.format).decode(self._parts(name, sparse), sparse.shape, DTYPES[sparse.dtype])
+            return formats.get(sparse.format).decode(parts, sparse.shape, DTYPES[sparse.dtype])
         except ValueError as error:
             raise Malformed(self.path, f"tensor {name!r}", str(error)) from None
 
@@ -97,8 +94,9 @@ class _Safetensors(Checkpoint):
         sparse = self._sparse.get(name)
         if sparse is None:
             return None
+        index = self._array(f"{name}.{sparse.format}")
         try:
-            mask = formats.get(sparse.format).mask(self._parts(name, sparse), sparse.shape)
+            mask = formats.get(sparse.format).mask(index, sparse.shape, sparse.nonzero)
         except ValueError as error:
             raise Malformed(self.path, f"tensor {name!r}", str(error)) from None
         return replace(mask, rule=sparse.rule, seed=sparse.seed)

@@ -15,7 +15,7 @@ from sift_cli.checkpoint import _pickle, _zip, torch_objects
 from sift_cli.checkpoint._bytes import ByteFile
 from sift_cli.checkpoint._pickle import Call
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.checkpoint.strided import Strided, StridedCheckpoint
+from sift_cli.checkpoint.strided import Stored, StridedCheckpoint
 from sift_cli.errors import CheckpointError, Malformed
 
 _CLASS = re.compile(
@@ -45,7 +45,7 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
             return archive.place(f"{root}data/{storage.key}")
 
         listed = _Listed(archive, root)
-        tensors: dict[str, Strided] = {}
+        tensors: dict[str, Stored] = {}
         ignored: list[str] = []
         for name, value, wanted in _attributes(path, module, listed):
             if wanted:

@@ -15,41 +15,34 @@ import math
 import numpy as np
 
 from sift_cli.core.masks import Mask
-from sift_cli.sparsity.formats import SparseParts
+from sift_cli.sparsity.formats import VALUES, Part, SparseParts
+from sift_cli.sparsity.formats._values import parted, take
+
+SINCE = 1
+_INDEX = "bitmask"
 
 
-def layout(shape: tuple[int, ...], dtype: np.dtype, nonzero: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    return {"bitmask": (np.dtype(np.uint8), (-(-math.prod(shape) // 8),)), "values": (dtype, (nonzero,))}
+def layout(shape: tuple[int, ...], dtype: np.dtype, nonzero: int) -> dict[str, Part]:
+    size = -(-math.prod(shape) // 8)
+    return {_INDEX: Part(np.dtype(np.uint8), range(size, size + 1)), VALUES: Part(dtype, range(nonzero, nonzero + 1))}
 
 
 def encode(array: np.ndarray, mask: Mask) -> dict[str, np.ndarray]:
-    if array.shape != mask.shape:
-        raise ValueError(f"a mask of shape {mask.shape} is not for a tensor of shape {array.shape}")
-    flat = np.ascontiguousarray(array).reshape(-1)
-    values = flat[mask.to_bool().reshape(-1)]
-    lost = np.count_nonzero(flat) - np.count_nonzero(values)
-    if lost:
-        raise ValueError(f"{lost} masked weights are not 0")
-    return {"bitmask": mask.bits, "values": values}
+    return {_INDEX: mask.bits, VALUES: take(array, mask, mask.to_bool().reshape(-1))}
 
 
 def decode(parts: SparseParts, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    kept = mask(parts, shape).to_bool()
-    values = parts["values"]
-    if values.dtype != dtype:
-        raise ValueError(f"the values are {values.dtype} and not {dtype}")
+    index, values = parted(parts, _INDEX, dtype)
+    kept = mask(index, shape, values.size).to_bool()
     dense = np.zeros(shape, dtype)
     dense[kept] = values
     return dense
 
 
-def mask(parts: SparseParts, shape: tuple[int, ...]) -> Mask:
-    if set(parts) != {"bitmask", "values"}:
-        raise ValueError(f"the parts are {sorted(parts)} and not ['bitmask', 'values']")
-    bits, values = parts["bitmask"], parts["values"]
-    kept = Mask(tuple(shape), bits, rule="file")
-    if kept.numel % 8 and bits[-1] >> kept.numel % 8:
+def mask(index: np.ndarray, shape: tuple[int, ...], nonzero: int) -> Mask:
+    kept = Mask(tuple(shape), index, rule="file")
+    if kept.numel % 8 and index[-1] >> kept.numel % 8:
         raise ValueError(f"bits are set after the last of the {kept.numel} elements")
-    if values.shape != (kept.nonzero,):
-        raise ValueError(f"the bitmask keeps {kept.nonzero} weights, but the values have shape {values.shape}")
+    if kept.nonzero != nonzero:
+        raise ValueError(f"the bitmask keeps {kept.nonzero} weights, and there are {nonzero} values")
     return kept

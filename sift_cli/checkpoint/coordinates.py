@@ -1,0 +1,72 @@
+"""Sparse tensors that list where their elements are, as those of PyTorch and ONNX do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sift_cli.core.masks import Mask
+
+#: A tensor may be so many times larger than its file before that is taken for an attack (sift's own formats stay below
+#: it), or have 256 MB.
+_EXPANSION, _SMALL = 1024, 2**28
+
+
+def check_size(dense_bytes: int, file_bytes: int) -> None:
+    """Refuse a tensor whose size is out of proportion to its file.
+
+    Raises:
+        ValueError: It is.
+    """
+    if dense_bytes > max(_SMALL, _EXPANSION * file_bytes):
+        raise ValueError(f"it would take {dense_bytes:,} bytes, out of a file of {file_bytes:,}")
+
+
+def linear(coordinates: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Row-major positions of the elements at ``coordinates``, integers of the shape ``[len(shape), count]``.
+
+    Raises:
+        ValueError: A coordinate is outside of ``shape``.
+    """
+    check(coordinates, shape)
+    positions = np.zeros(coordinates.shape[1], np.int64)
+    for extent, along in zip(shape, coordinates, strict=True):
+        positions = positions * extent + along
+    return positions
+
+
+def check(coordinates: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse ``coordinates``, integers of the shape ``[len(shape), count]``, outside of ``shape``.
+
+    Raises:
+        ValueError: There are some.
+    """
+    for axis, (extent, along) in enumerate(zip(shape, coordinates, strict=True)):
+        if along.size and (along.min() < 0 or along.max() >= extent):
+            raise ValueError(f"it has elements from {along.min()} to {along.max()} of axis {axis}, which has {extent}")
+
+
+def mask(positions: np.ndarray, shape: tuple[int, ...]) -> Mask:
+    """The mask that keeps the elements at row-major ``positions``, which lie inside of ``shape``.
+
+    Raises:
+        ValueError: One is there twice.
+    """
+    kept = np.zeros(math.prod(shape), np.bool_)
+    kept[positions] = True
+    if np.count_nonzero(kept) != positions.size:
+        raise ValueError("it has an element twice")
+    return Mask.from_bool(kept.reshape(shape))
+
+
+def dense(values: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor with ``values`` at row-major ``positions`` and 0 elsewhere.
+
+    Raises:
+        ValueError: See :func:`mask`.
+    """
+    mask(positions, shape)
+    result = np.zeros(math.prod(shape), values.dtype)
+    result[positions] = values.reshape(-1)
+    return result.reshape(shape)

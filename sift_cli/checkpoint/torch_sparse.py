@@ -1,0 +1,118 @@
+"""PyTorch's sparse tensors: an index and values, each a strided tensor of the file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sift_cli.checkpoint import coordinates
+from sift_cli.checkpoint._bytes import checked_shape
+from sift_cli.checkpoint.strided import Fetch, Strided
+from sift_cli.core.masks import Mask
+from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
+
+#: PyTorch's layouts of compressed rows (False) or columns (True), of single elements or of blocks.
+_COMPRESSED = {"csr": False, "csc": True, "bsr": False, "bsc": True}
+_BLOCKS = ("bsr", "bsc")
+_INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
+
+
+@dataclass(frozen=True)
+class TorchSparse:
+    """One sparse tensor.
+
+    Attributes:
+        layout: "coo", "csr", "csc", "bsr" or "bsc".
+        shape: Its dense shape.
+        indices: Of "coo" one tensor ``[sparse axes, count]``; else where each row (or column, or row of blocks) begins
+            among the entries, and the column (or row) of each entry.
+        values: ``[count]``, with an extent more for each dense axis of "coo", or with the two of a block.
+    """
+
+    layout: str
+    shape: tuple[int, ...]
+    indices: tuple[Strided, ...]
+    values: Strided
+
+    @classmethod
+    def checked(cls, layout: str, size: object, indices: tuple[Strided, ...], values: Strided) -> TorchSparse:
+        """A tensor whose parts have shapes that fit each other.
+
+        Raises:
+            ValueError: They do not, or it has the batches or dense axes of a layout that sift reads without them.
+        """
+        shape = checked_shape(size, values.dtype.itemsize)
+        tensor = cls(layout, shape, indices, values)
+        if len(indices) != (1 if layout == "coo" else 2):
+            raise ValueError(f"it has {len(indices)} indices, and {layout[:40]!r} has another number")
+        if any(index.dtype not in _INTEGERS for index in indices):
+            raise ValueError("its indices are not 32-bit or 64-bit integers")
+        if layout == "coo":
+            fits = tensor._fits_coo()
+        elif layout in _COMPRESSED:
+            if len(shape) != 2:
+                raise ValueError(f"it is {layout} of {len(shape)} axes, and sift reads those of two")
+            fits = tensor._fits_compressed()
+        else:
+            raise ValueError(f"its layout {layout[:40]!r} is none that sift knows")
+        if not fits or math.prod(values.shape) > math.prod(shape):
+            shapes = ", ".join(str(list(part.shape)) for part in (*indices, values))
+            raise ValueError(f"its parts {shapes} are none of {layout} {list(shape)}")
+        return tensor
+
+    def read(self, fetch: Fetch) -> np.ndarray:
+        return coordinates.dense(fetch(self.values), self._positions(fetch), self.shape)
+
+    def mask(self, fetch: Fetch) -> Mask:
+        return coordinates.mask(self._positions(fetch), self.shape)
+
+    def spec(self, name: str) -> TensorSpec:
+        stored = sum(part.nbytes for part in (*self.indices, self.values))
+        kept = math.prod(self.values.shape)
+        return TensorSpec(name, self.shape, DTYPE_NAMES[self.values.dtype], stored, self.layout, kept)
+
+    def _positions(self, fetch: Fetch) -> np.ndarray:
+        """Row-major positions of its values.
+
+        Raises:
+            ValueError: The indices contradict the shape.
+        """
+        indices = [fetch(index) for index in self.indices]
+        if self.layout == "coo":
+            axes = self.indices[0].shape[0]
+            inner = math.prod(self.shape[axes:])
+            entries = coordinates.linear(indices[0], self.shape[:axes])
+            return (entries[:, None] * inner + np.arange(inner)).reshape(-1)
+        starts, plain = indices
+        if starts[0] != 0 or starts[-1] != plain.size or (starts[1:] < starts[:-1]).any():
+            raise ValueError("its rows or columns do not begin one after another")
+        pair = np.stack([np.repeat(np.arange(starts.size - 1), np.diff(starts)), plain])
+        row, column = pair[::-1] if _COMPRESSED[self.layout] else pair
+        rows, columns = self._block
+        coordinates.check(np.stack([row, column]), (self.shape[0] // rows, self.shape[1] // columns))
+        corner = (row * rows * self.shape[1] + column * columns)[:, None, None]
+        inside = np.arange(rows)[:, None] * self.shape[1] + np.arange(columns)
+        return (corner + inside).reshape(-1)
+
+    @property
+    def _block(self) -> tuple[int, int]:
+        return self.values.shape[1:] if self.layout in _BLOCKS else (1, 1)  # type: ignore[return-value]
+
+    def _fits_coo(self) -> bool:
+        (index,) = self.indices
+        if len(index.shape) != 2 or index.shape[0] > len(self.shape):
+            return False
+        axes, count = index.shape
+        return self.values.shape == (count, *self.shape[axes:])
+
+    def _fits_compressed(self) -> bool:
+        starts, plain = self.indices
+        blocks = len(self.values.shape) == 3 and 0 not in self.values.shape[1:]
+        if blocks != (self.layout in _BLOCKS) or (not blocks and len(self.values.shape) != 1):
+            return False
+        if any(extent % step for extent, step in zip(self.shape, self._block, strict=True)):
+            return False
+        along = _COMPRESSED[self.layout]
+        return starts.shape == (self.shape[along] // self._block[along] + 1,) and plain.shape == self.values.shape[:1]
