@@ -143,6 +143,8 @@ def spec_of(path: Path, tensor: TensorProto) -> TensorSpec:
         Malformed: It has another number of bytes than its shape.
     """
     name, at = tensor.name, f"tensor {tensor.name!r}"
+    if not isinstance(name, str):  # protobuf gives bytes for what is not UTF-8
+        raise Malformed(path, at, "its name is no UTF-8")
     if tensor.data_type not in _DTYPES:
         raise CheckpointError(f"{path}: {at} has the ONNX data type {tensor.data_type}, which sift cannot hold")
     dtype = _DTYPES[tensor.data_type]
@@ -209,9 +211,8 @@ class _Onnx(Checkpoint):
         """Tensors whose bitmask and values go into one node that says their dense shape in ``weight_shape``."""
         found: dict[str, _Sparse] = {}
         for node in nodes:
-            stems = [
-                name.removesuffix(".bitmask") for name in node.input if name.endswith(".bitmask") and name in dense
-            ]
+            texts = (name for name in node.input if isinstance(name, str))
+            stems = [name.removesuffix(".bitmask") for name in texts if name.endswith(".bitmask") and name in dense]
             shapes = [list(a.ints) for a in node.attribute if a.name == "weight_shape"]
             for name in stems:
                 values = dense.get(f"{name}.values")
