@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from sift_cli.errors import PlanError
+
+#: Characters of a sparsity; a share of exact integers has no more.
+_LONGEST = 200
 
 
 def parse_sparsity(text: str | float | Fraction) -> Fraction:
@@ -15,6 +19,8 @@ def parse_sparsity(text: str | float | Fraction) -> Fraction:
     """
     written = repr(text) if isinstance(text, float) else str(text)
     written = written.strip()
+    if len(written) > _LONGEST or re.search(r"e[+-]?\d{4}", written, re.IGNORECASE):  # a power of ten to write out
+        raise PlanError(f"sparsity {written!r:.40} has too many digits", hint="write it as 0.9, 9/10 or 90%")
     try:
         value = Fraction(written[:-1]) / 100 if written.endswith("%") else Fraction(written)
     except (ValueError, ZeroDivisionError):

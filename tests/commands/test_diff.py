@@ -19,7 +19,6 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 from typer.testing import Result
 
-from sift_cli import api
 from sift_cli.analysis.elements import CHUNK, elements
 
 Sift = Callable[..., Result]
@@ -110,23 +109,21 @@ def test_two_formats(sift: Sift) -> None:
     assert (data["after"]["macs"], data["after"]["uncounted"]) == (None, "it was not asked for")
 
 
-def test_masks_of_artifacts(sift: Sift) -> None:
-    for seed in (1, 2):
-        api.transform(
-            "nets:tiny_resnet", f"{seed}.safetensors", kind="wide", sparsity="0.75", seed=seed,
-            input_shape=(1, 3, 8, 8),
-        )  # fmt: skip
-    data = document(sift("diff", "1.safetensors", "2.safetensors", "--json", "--no-flops"))
-    shared = before = after = 0
-    import sift_cli
-
-    first, second = (sift_cli.masks(sift_cli.load(f"{s}.safetensors", arch="nets:tiny_resnet")) for s in (1, 2))
-    for name in first:
-        shared += int((first[name] & second[name]).sum())
-        before, after = before + int(first[name].sum()), after + int(second[name].sum())
-    masked = [one["masks"] for one in data["tensors"] if one["name"] in first]
-    assert sum(one["shared"] for one in masked) == shared
-    assert (sum(one["before"] for one in masked), sum(one["after"] for one in masked)) == (before, after)
+def test_stored_masks(sift: Sift) -> None:
+    """A kept weight may be 0, here the second one: what is kept, the bits say and not the values."""
+    for name, bits, values in (("a", [0b1111, 0], [1, 0, 1, 1]), ("b", [0b100111, 0], [1, 0, 1, 7])):
+        parts = {"w.bitmask": np.array(bits, np.uint8), "w.values": np.array(values, np.float32)}
+        model = graph("(float[1,4] x) => (float[1,4] y) { y = Identity(x) }", parts)
+        model.graph.node[0].CopyFrom(
+            onnx.helper.make_node("SparseLinear", ["x", *parts], ["y"], domain="sift", weight_shape=[4, 4])
+        )
+        onnx.save(model, f"{name}.onnx")
+    data = document(sift("diff", "a.onnx", "b.onnx", "--json", "--no-flops"))
+    (tensor,) = data["tensors"]
+    assert (tensor["name"], tensor["shape"], tensor["elements"]["differing"]) == ("w", [[4, 4]] * 2, 2)
+    assert tensor["masks"] == {
+        "shared": 3, "before": 4, "after": 4, "jaccard": 3 / 5, "kept": 3 / 4, "churn": 2 / 8
+    }  # fmt: skip
 
 
 def test_masks_beside_weights(sift: Sift) -> None:
@@ -170,6 +167,14 @@ def test_every_type_to_the_bit(dtype: Any) -> None:
         assert (found.largest, found.nonfinite) == (abs(number), 0)
         assert elements(before, before.copy()) == elements(after, after.copy())
         assert elements(before, before.copy()).differing == 0
+
+
+def test_the_largest_difference_is_that_of_all_parts() -> None:
+    before = np.zeros(2 * CHUNK + 1, np.int8)
+    after = before.copy()
+    after[[5, CHUNK, -1]] = 1, -3, 2
+    found = elements(before, after)
+    assert (found.differing, found.largest) == (3, 3.0)
 
 
 def test_the_largest_numbers(recwarn: pytest.WarningsRecorder) -> None:

@@ -52,13 +52,16 @@ def test_the_rates_are_the_best_of_the_dense_model_and_not_at_an_end(script: Any
         assert min(losses) < setting.rate < max(losses)
 
 
-def test_dense_models_cost_what_the_paper_counts(script: Any) -> None:
+def test_models_with_the_same_flops_have_those_of_the_formula(script: Any) -> None:
     """Forward FLOPs a byte by hand: layers of 12 d² weights, attention over 128 bytes twice, logits of 256 bytes."""
     found = script.Found(script.RESULTS)
-    for model, width in ((script.DENSE, 48), (script.WIDER, 96)):
+    same = [(script.DENSE, None), (script.DENSE, "dense"), *((f"wide {part} %, all FLOPs", None) for part in (50, 75))]
+    for width, models in ((48, same), (96, [(script.WIDER, None)])):
         flops = 2 * (3 * (12 * width**2 + 2 * 128 * width) + 256 * width)
-        assert set(found.get(model, None, "flops_a_byte").values()) == {flops}
-        assert set(found.get(model, "dense", "training_flops").values()) == {3 * flops * 600 * 8 * 128}
+        for model, method in models:
+            steps = 1500 if method is None else 600
+            assert set(found.get(model, method, "flops_a_byte").values()) == {flops}
+            assert set(found.get(model, method, "training_flops").values()) == {3 * flops * steps * 8 * 128}
 
 
 def test_no_text_is_in_two_parts(script: Any, tmp_path: Path) -> None:

@@ -168,6 +168,10 @@ def coo(values, indices, dims, *dense) -> onnx.ModelProto:
 V = np.float32([1, -2, 3])
 SPARSE_LIES = {
     "values of two axes": (coo(V[None], [1, 2, 3], [2, 5]), "its values [1, 3] and indices [3] are not of [2, 5]"),
+    "values as wide as the coordinates": (
+        coo(np.ones((2, 2), np.float32), [[0, 1], [1, 1]], [2, 5]),
+        "its values [2, 2] and indices [2, 2]",
+    ),
     "indices of one value fewer": (coo(V, [1, 2], [2, 5]), "its values [3] and indices [2]"),
     "coordinates of too few axes": (coo(V, [[1], [2], [3]], [2, 5]), "its values [3] and indices [3, 1]"),
     "coordinates of too many axes": (coo(V, [[0, 1, 2]] * 3, [2, 5]), "its values [3] and indices [3, 3]"),
