@@ -134,18 +134,21 @@ class Aligned {
 // pixels around the image are -1.
 template <class Visit>
 void each_arranged(size_t lanes, const sift::ArrangedImage& a, size_t images, int64_t channels, int64_t height,
-                   int64_t width, const sift::Halo& halo, const Visit& visit) {
+                   int64_t width, const sift::Reading& reading, const Visit& visit) {
+  const auto stride = static_cast<size_t>(reading.stride_w), vectors = (a.cells + stride - 1) / stride * stride;
+  const sift::Halo& halo = reading.halo;
   size_t index = 0;
   for (size_t group = 0; group * a.images < images; ++group) {
     for (size_t tile = 0; tile < a.tiles; ++tile) {
       for (size_t row = 0; row < a.rows; ++row) {
         for (int64_t channel = 0; channel <= channels; ++channel) {
-          for (size_t cell = 0; cell < a.cells; ++cell) {
+          for (size_t vector = 0; vector < vectors; ++vector) {
+            const size_t cell = vector % (vectors / stride) * stride + vector / (vectors / stride);
             for (size_t lane = 0; lane < lanes; ++lane, ++index) {
               const size_t image = group * a.images + lane / (a.down * a.across);
               const auto y = static_cast<int64_t>(lane / a.across % a.down * a.patch_h + row) - halo.top;
               const auto x = static_cast<int64_t>(lane % a.across * a.patch_w + tile * a.columns + cell) - halo.left;
-              if (image >= images) continue;
+              if (image >= images || cell >= a.cells) continue;
               const bool inside = channel < channels && y >= 0 && y < height && x >= 0 && x < width;
               const int64_t pixel = ((static_cast<int64_t>(image) * channels + channel) * height + y) * width + x;
               visit(index, inside ? pixel : -1);
@@ -222,18 +225,19 @@ struct Problem {
   std::vector<float> run_arranged(const sift::Prepared& prepared, const ConvShape& s, size_t lanes,
                                   size_t count) const {
     const int64_t height = s.out_height(), width = s.out_width();
-    const auto arranged = [&](const std::vector<float>& plain, int64_t channels, const sift::Halo& halo) {
-      const sift::ArrangedImage image(lanes, s.images, channels, height, width, halo);
-      Aligned result(image.floats(count), 0.0f);
-      each_arranged(lanes, image, count, channels, height, width, halo, [&](size_t at, int64_t pixel) {
-        if (pixel >= 0) result.data()[at] = plain[static_cast<size_t>(pixel)];
+    const auto arranged = [&](const std::vector<float>& plain, int64_t channels, int64_t high, int64_t wide,
+                              const sift::Reading& reading) {
+      const sift::ArrangedImage image(lanes, s.images, channels, high, wide, reading);
+      Aligned result(image.floats(count), std::numeric_limits<float>::quiet_NaN());
+      each_arranged(lanes, image, count, channels, high, wide, reading, [&](size_t at, int64_t pixel) {
+        result.data()[at] = pixel >= 0 ? plain[static_cast<size_t>(pixel)] : 0.0f;
       });
       return result;
     };
     Unaligned plain_x(x), plain_y(std::vector<float>(residual.size(), 1e30f)), plain_residual(residual);
-    Aligned lanes_x = arranged(s.arranged_x ? x : std::vector<float>{}, s.arranged_x ? s.channels : 0, s.halo());
-    Aligned lanes_residual = arranged(residual, s.filters, s.halo_residual);
-    const sift::ArrangedImage image(lanes, s.images, s.filters, height, width, s.halo_y);
+    Aligned lanes_x = arranged(x, s.channels, s.height, s.width, s.reading_x);
+    Aligned lanes_residual = arranged(residual, s.filters, height, width, s.reading_residual);
+    const sift::ArrangedImage image(lanes, s.images, s.filters, height, width, s.reading_y);
     sift::Epilogue epilogue;
     epilogue.bias = bias_or_null();
     if (which.adds()) epilogue.residual = s.arranged_residual ? lanes_residual.data() : plain_residual.data();
@@ -248,7 +252,7 @@ struct Problem {
                    s.arranged_y ? lanes_y.data() : plain_y.data(), count, *workers, *scratch);
       std::vector<float> y(plain_y.data(), plain_y.data() + residual.size());
       if (s.arranged_y) {
-        each_arranged(lanes, image, count, s.filters, height, width, s.halo_y, [&](size_t at, int64_t pixel) {
+        each_arranged(lanes, image, count, s.filters, height, width, s.reading_y, [&](size_t at, int64_t pixel) {
           const float value = lanes_y.data()[at];
           if (pixel < 0 && (value != 0 || std::signbit(value))) throw std::runtime_error("no zero around the image");
           if (pixel >= 0) {
@@ -310,20 +314,26 @@ struct Problem {
 };
 
 // Which of a case's tensors are arranged, of those that may be: as many ways in turn as there are.
-ConvShape arranged(ConvShape s, const Case& c) {
+ConvShape arranged(ConvShape s, const Case& c, size_t lanes) {
   const unsigned ways = 1 + c.seed % 7;
-  const sift::Halo halo = s.halo();
-  const bool same = s.stride_h == 1 && s.stride_w == 1 && s.bottom == halo.bottom && s.right == halo.right &&
-                    halo.bottom >= 0 && halo.right >= 0;
-  s.arranged_x = (ways & 1) && same;
-  s.arranged_y = ways & 2;
+  s.arranged_x = (ways & 1) && s.same_size();
   s.arranged_residual = (ways & 4) && c.adds();
-  if (s.arranged_y) s.halo_y = {c.seed % 3, c.seed % 2, c.seed % 4, c.seed % 5};
-  if (s.arranged_residual) s.halo_residual = {c.seed % 2, c.seed % 3, 0, 1};
+  if (s.arranged_x) {
+    const sift::Halo halo = s.halo();
+    s.reading_x = {{halo.top + c.seed % 2, halo.left + c.seed % 3, halo.bottom + c.seed % 4, halo.right + c.seed % 2},
+                   s.stride_h,
+                   s.stride_w};
+  }
+  if (ways & 2) s.reading_y = {{c.seed % 3, c.seed % 2, c.seed % 4, c.seed % 5}, 1 + c.seed % 2, 1 + c.seed / 2 % 3};
+  if (s.arranged_residual) s.reading_residual = {{c.seed % 2, c.seed % 3, 0, 1}};
+  // For readers that have another number of images in their lanes, y stays as it is.
+  s.arranged_y =
+      (ways & 2) && sift::ArrangedImage(lanes, s.images, 1, s.out_height(), s.out_width(), s.reading_y).images ==
+                        sift::Grid(lanes, s.images, s.out_height(), s.out_width()).images;
   return s;
 }
 
-LinearShape arranged(LinearShape s, const Case& c) {
+LinearShape arranged(LinearShape s, const Case& c, size_t) {
   s.arranged_x = c.seed % 3 != 0;
   s.arranged_y = c.seed % 3 != 1 && !c.adds();
   return s;
@@ -341,7 +351,7 @@ void compare(const Kernel<Shape>& kernel, const Shape& s, const Matrix& matrix, 
     const auto prepared = kernel.prepare(shape, matrix.weights(), plans[plan]);
     problem.expect(wants, problem.run(*prepared, count), "plan " + std::to_string(plan));
   }
-  Shape lanes = arranged(s, problem.which);
+  Shape lanes = arranged(s, problem.which, sift::lanes_of(kernel.isa).width);
   if (!lanes.arranged() || !kernel.supports(lanes) || count == 0) return;
   lanes = kernel.representative(lanes);
   const std::vector<sift::Plan> few = kernel.plans(lanes, matrix.values.size());
@@ -418,6 +428,10 @@ std::vector<std::pair<ConvShape, size_t>> edges(const ConvShape*) {
       {conv(5, 6, 5, 7, 3, 1, 1), 17},          // images share the lanes, and one is left over
       {conv(40, 30, 30, 9, 3, 1, 1), 5},        // lanes shared by images and patches
       {conv(4, 23, 31, 6, 7, 2, 3), 1},         // a stem
+      {conv(6, 56, 56, 5, 3, 1, 1), 1},         // patches that are twice those of half the size
+      {conv(3, 32, 64, 4, 3, 1, 1), 2},         // the same, of two images
+      {conv(6, 28, 56, 5, 1, 2), 1},            // one pixel of each stride
+      {conv(4, 29, 45, 3, 5, 3, 2), 1},         // a stride of 3 that the size is no multiple of
       {conv(3, 32, 32, 5, 16, 16), 1},          // patches of a transformer
   };
   ConvShape odd = conv(3, 7, 10, 5, 3);
@@ -437,11 +451,12 @@ std::vector<std::pair<ConvShape, size_t>> edges(const ConvShape*) {
 
 std::vector<std::pair<LinearShape, size_t>> edges(const LinearShape*) {
   std::vector<std::pair<LinearShape, size_t>> shapes;
-  for (const size_t tokens : {0, 1, 2, 7, 8, 9, 15, 16, 33, 95, 96, 97, 200, 385}) {
+  for (const size_t tokens : {0, 1, 2, 7, 8, 9, 15, 16, 33, 95, 96, 97, 200, 641}) {
     for (const auto& [inputs, outputs] : {std::pair<int64_t, int64_t>{1, 1}, {5, 3}, {37, 70}, {300, 9}}) {
       shapes.push_back({{inputs, outputs, static_cast<int64_t>(tokens)}, tokens});
     }
   }
+  shapes.push_back({{9000, 2, 130}, 130});  // so many inputs that their panels take turns
   return shapes;
 }
 

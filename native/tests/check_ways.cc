@@ -22,7 +22,9 @@ bool refused(const std::string& text) {
     sift::parse_way(text);
     return false;
   } catch (const std::invalid_argument& why) {
-    return std::string(why.what()).find(text) != std::string::npos;
+    std::string shown = text;
+    std::replace(shown.begin(), shown.end(), '\n', '?');  // a sentence has no control characters
+    return std::string(why.what()).find("'" + shown + "'") != std::string::npos;
   }
 }
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import networkx
 import onnx
 
-from sift_cli.export.arranging import halos
+from sift_cli.export.arranging import readings
 from sift_cli.export.sparse_node import X
 from sift_cli.export.worth import FEW, REORDERING, Candidate, arranging_costs, dense_cost, sparse_cost
 
@@ -69,7 +69,7 @@ def cheapest_dense(model: onnx.ModelProto, choices: Mapping[str, Choice], shapes
         return set()
     graph = networkx.DiGraph()
     graph.add_nodes_from((_DENSE, _PLAIN))
-    arranged = halos(model)
+    arranged = {name for name, reading in readings(model).items() if max(reading.strides) == 1}
     sides = _sides(model, choices, shapes)
     for node in model.graph.node:
         if (choice := choices.get(node.output[0])) is not None:

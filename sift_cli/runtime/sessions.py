@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import re
 import weakref
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ import numpy as np
 
 from sift_cli.core.plan import METADATA_KEY, InputSpec, TransformPlan
 from sift_cli.core.seeds import generator
-from sift_cli.errors import Malformed, RuntimeUnavailable, SiftError, Unreadable
+from sift_cli.errors import Malformed, ModelError, RuntimeUnavailable, SiftError, Unreadable
 from sift_cli.runtime.library import Watch, library_path, watch
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ def session(
             fit, options on which somebody else registered the library, or an op in the model that neither onnxruntime
             nor the library knows.
         Unreadable: There is no such file, or the system refuses it.
-        Malformed: The file is not a model that onnxruntime accepts; the sentence is onnxruntime's or the op's own.
+        Malformed: The file is not a model that onnxruntime accepts; the sentence is onnxruntime's or the op's own. Or
+            it has data outside of its folder.
     """
     ort = _onnxruntime()
     if options is None:
@@ -117,6 +120,7 @@ def random_inputs(
 
     Raises:
         RuntimeUnavailable: An input is not a tensor of numbers.
+        ModelError: One does not fit into memory.
     """
     inputs = {}
     specs = _planned_inputs(opened)
@@ -130,12 +134,15 @@ def random_inputs(
         free = (batch, *usual[1:])
         shape = [d if isinstance(d, int) else n for d, n in zip(node.shape, free[: len(node.shape)], strict=True)]
         shape = [*(shapes or {}).get(node.name, shape)]
-        if dtype.kind == "i" and spec is not None and spec.high is not None:
-            inputs[node.name] = generator(seed, node.name, "input").integers(0, spec.high, shape, dtype)
-        elif dtype.kind == "f":
-            inputs[node.name] = generator(seed, node.name, "input").standard_normal(shape).astype(dtype)
-        else:
-            inputs[node.name] = np.zeros(shape, dtype)
+        try:
+            if dtype.kind == "i" and spec is not None and spec.high is not None:
+                inputs[node.name] = generator(seed, node.name, "input").integers(0, spec.high, shape, dtype)
+            elif dtype.kind == "f":
+                inputs[node.name] = generator(seed, node.name, "input").standard_normal(shape).astype(dtype)
+            else:
+                inputs[node.name] = np.zeros(shape, dtype)
+        except (MemoryError, ValueError):  # numpy's words for a shape that is too large
+            raise ModelError(f"no memory for input {node.name!r} of shape {shape}", hint="give a smaller one") from None
     return inputs
 
 
@@ -178,11 +185,19 @@ def _onnxruntime() -> Any:
 
 
 def _check_readable(path: str) -> None:
+    """Refuse what the system refuses, and a model with data outside of its folder: onnxruntime 1.17 would read them."""
     try:
-        with open(path, "rb"):
-            pass
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                elsewhere = data.find(b"location") >= 0  # the key under which a tensor names its file
     except OSError as error:
         raise Unreadable(path, error.strerror or str(error)) from None
+    if elsewhere:
+        from sift_cli.checkpoint.disk import external_files
+
+        external_files(Path(path))
 
 
 def _open(ort: Any, source: str | bytes, options: Any) -> Any:
@@ -230,5 +245,9 @@ _NOISE = re.compile(
 )
 
 
+#: Of onnxruntime's text, in characters: a name in a model may have any number, and to cut it takes their square.
+_LONGEST = 2000
+
+
 def sentence(error: Exception) -> str:
-    return " ".join(_NOISE.sub("", str(error)).split()).rstrip(".")
+    return " ".join(_NOISE.sub("", str(error)[:_LONGEST]).split()).rstrip(".")

@@ -12,7 +12,7 @@ from graphs import attributes, graph, normal, run, sparse
 from sift_cli.core.operators import DOMAIN
 from sift_cli.errors import RuntimeUnavailable
 from sift_cli.export import fallback
-from sift_cli.export.arranging import ARRANGED, arrange, forget
+from sift_cli.export.arranging import ARRANGED, STRIDES, arrange, forget
 from sift_cli.flops import count_onnx
 from sift_cli.runtime import library_path
 
@@ -55,10 +55,10 @@ def model(signature: str, *nodes: Any) -> onnx.ModelProto:
 
 
 def asked(made: onnx.ModelProto) -> dict[str, list[int]]:
-    """The attribute of each node that has one, by its output."""
+    """The attributes of each node that has them, by its output."""
     arrange(made)
     return {
-        node.output[0]: list(attributes(node)[ARRANGED])
+        node.output[0]: [*attributes(node)[ARRANGED], *attributes(node).get(STRIDES, ())]
         for node in made.graph.node
         if ARRANGED in attributes(node)
     }  # fmt: skip
@@ -88,20 +88,49 @@ def test_a_residual_that_a_sparse_layer_adds_may_be_arranged_for_another() -> No
     assert asked(made) == {"a": [0, 1, 1, 1, 1, 1], "b": [1, 1, 1, 1, 1, 1], "y": [1, 0, 0, 0, 0, 0]}
 
 
+def test_of_readers_that_need_different_pixels_each_finds_its_own() -> None:
+    made = model(
+        "(float[N,3,H,W] x) => (float[N,4,P,Q] b, float[N,4,P,Q] c, float[N,4,P,Q] y)",
+        conv("a", "x", (5, 3, 1, 1)), conv("b", "a", (4, 5, 3, 5), pads=(2, 1, 0, 3)), conv("c", "a", (4, 5, 1, 1)),
+        conv("y", "a", (4, 5, 3, 3), 1),
+    )  # fmt: skip
+    assert asked(made)["a"] == [0, 1, 2, 1, 1, 3]
+
+
+def test_strides_need_no_more_than_their_last_window() -> None:
+    made = model(
+        "(float[N,3,H,W] x) => (float[N,M,P,Q] y)", conv("a", "x", (5, 3, 1, 1)),
+        conv("b", "a", (5, 5, 3, 3), 1, stride=2, op="SparseConvRelu"), conv("c", "b", (4, 5, 3, 3), 1),
+        conv("y", "a", (4, 5, 1, 1), stride=2, op="SparseConvAdd", residual="c"),
+    )  # fmt: skip
+    assert asked(made) == {
+        "a": [0, 1, 1, 1, 0, 0, 2, 2], "b": [1, 1, 1, 1, 1, 1], "c": [1, 1, 0, 0, 0, 0], "y": [1, 0, 0, 0, 0, 0]
+    }  # fmt: skip
+    large = model(IMAGE, conv("a", "x", (5, 3, 1, 1)), conv("y", "a", (4, 5, 7, 7), 3, stride=2))
+    assert asked(large)["a"] == [0, 1, 3, 3, 2, 2, 2, 2]
+
+
 STAYS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "an output of the graph": (
         "(float[N,3,H,W] x) => (float[N,5,H,W] a, float[N,M,P,Q] y)",
         (conv("a", "x", (5, 3, 1, 1)), conv("y", "a", (4, 5, 1, 1))),
     ),
     "another reader": (IMAGE, (conv("a", "x", (5, 3, 1, 1)), conv("b", "a", (5, 5, 1, 1)), "y = Add (a, b)")),
-    "nothing but a sum reads it": (
+    "nothing but a sum reads it, of a layer that rearranges nothing": (
         IMAGE, (conv("a", "x", (5, 3, 1, 1)), conv("y", "x", (5, 3, 1, 1), op="SparseConvAdd", residual="a"))
     ),
-    "a stride": (IMAGE, (conv("a", "x", (5, 3, 1, 1)), conv("y", "a", (4, 5, 3, 3), 1, stride=2))),
     "another size": (IMAGE, (conv("a", "x", (5, 3, 1, 1)), conv("y", "a", (4, 5, 3, 3)))),
-    "two readers that need different pixels": (
+    "another size with a stride": (IMAGE, (conv("a", "x", (5, 3, 1, 1)), conv("y", "a", (4, 5, 2, 2), stride=2))),
+    "two readers with different strides": (
         "(float[N,3,H,W] x) => (float[N,4,P,Q] b, float[N,M,P,Q] y)",
-        (conv("a", "x", (5, 3, 1, 1)), conv("b", "a", (4, 5, 3, 3), 1), conv("y", "a", (4, 5, 1, 1))),
+        (conv("a", "x", (5, 3, 1, 1)), conv("b", "a", (4, 5, 3, 3), 1), conv("y", "a", (4, 5, 1, 1), stride=2)),
+    ),
+    "a stride and a sum": (
+        "(float[N,3,H,W] x) => (float[N,4,P,Q] b, float[N,M,P,Q] y)",
+        (
+            conv("a", "x", (5, 3, 1, 1)), conv("b", "a", (4, 5, 3, 3), 1, stride=2),
+            conv("y", "x", (5, 3, 3, 3), 1, op="SparseConvAdd", residual="a"),
+        ),
     ),
     "a subgraph": (
         "(float[N,3,H,W] x, bool on) => (float[N,M,P,Q] y)",
@@ -170,6 +199,17 @@ NETS: dict[str, onnx.ModelProto] = {
         IMAGE, conv("a", "x", (24, 3, 1, 1), op="SparseConvClip"),
         conv("b", "a", (24, 1, 3, 3), 1, group=24, op="SparseConvClip"), conv("y", "b", (6, 24, 1, 1)),
     ),
+    "strides": model(
+        IMAGE, conv("s", "x", (20, 3, 3, 3), 1, op="SparseConvRelu"),
+        conv("a", "s", (24, 20, 3, 3), 1, stride=2, op="SparseConvRelu"), conv("b", "a", (24, 24, 3, 3), 1),
+        conv("c", "s", (24, 20, 1, 1), stride=2, op="SparseConvAddRelu", residual="b"),
+        conv("d", "c", (9, 24, 5, 5), 2, stride=3), conv("y", "d", (7, 9, 3, 3), 2, stride=2, dilation=2),
+    ),
+    "different pixels": model(
+        IMAGE, conv("a", "x", (17, 3, 1, 1), op="SparseConvRelu"), conv("b", "a", (9, 17, 1, 1)),
+        conv("c", "a", (9, 17, 3, 3), 1, op="SparseConvAdd", residual="b"),
+        conv("y", "a", (9, 17, 5, 3), pads=(3, 0, 1, 2), op="SparseConvAdd", residual="c"),
+    ),
     "lopsided": model(
         IMAGE, conv("a", "x", (5, 3, 3, 3), 1), conv("b", "a", (6, 5, 2, 4), pads=(0, 1, 1, 2)),
         conv("y", "b", (3, 6, 4, 3), pads=(3, 2, 0, 0)),
@@ -222,7 +262,7 @@ def test_no_images_and_no_tokens() -> None:
 
 
 def _forged(*words: int, floats: int = 4096) -> np.ndarray:
-    """A header as the library writes it, in front of nothing: magic, lanes, rank, eight sizes, four of the halo."""
+    """A header as the library writes it, in front of nothing: magic, lanes, rank, eight sizes, the halo, strides."""
     data = np.zeros(floats // 2, np.int64)
     data[: len(words)] = words
     return data.view(np.float32)
@@ -238,6 +278,10 @@ MAGIC = int.from_bytes(b"arranged", "little")
         (), (MAGIC,), (MAGIC, -1, -1), (MAGIC, 0, 4, 1, 3, 2**40, 2**40), (MAGIC, 0, 4, 2**31 - 1, 3, 2**31 - 1, 1),
         (MAGIC, 0, 4, 1, 3, 4, 4), (MAGIC, 0, 4, 1, 3, 4, 4, 0, 0, 0, 0, 1, 1, 1, 1), (MAGIC, 0, 4, 0, 3, 4, 4),
         (MAGIC, 0, 9, 1, 3, 4, 4), (MAGIC, 0, 4, 1, 3, 4, 4, 0, 0, 0, 0, -1, -1, -1, -1), (MAGIC, 0, 2, 3, 3),
+        *((MAGIC, 0, 4, 1, 3, 4, 4, 0, 0, 0, 0, *reading) for reading in (
+            (1, 1, 1, 1, 0, 0), (1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 2, 2), (0, 1, 1, 1, 1, 1),
+            (2**31 - 1, 1, 2**31 - 1, 1, 1, 1),
+        )),
     ],
     ids=str,
 )  # fmt: skip
@@ -246,14 +290,14 @@ def test_what_nobody_arranged_is_refused(header: tuple[int, ...], lanes: int) ->
     made = model("(float[F] x) => (float[N,M,P,Q] y)", conv("y", "x", (4, 3, 3, 3), 1))
     made.graph.node[0].attribute.append(onnx.helper.make_attribute(ARRANGED, [1, 0, 0, 0, 0, 0]))
     header = (*header[:1], *(lanes if at == 1 and word == 0 else word for at, word in enumerate(header) if at))
-    with pytest.raises(Exception, match=r"X has shape|arranged"):
+    with pytest.raises(Exception, match=r"X has shape|arranged|too large"):
         _with_library(made, {"x": _forged(*header)})
 
 
 @pytest.mark.parametrize(
     ("text", "attribute", "why"),
     [
-        (conv("y", "x", (4, 3, 3, 3), 1, stride=2), [1, 0, 0, 0, 0, 0], "stride of 1"),
+        (conv("y", "x", (4, 3, 2, 2), stride=2), [1, 0, 0, 0, 0, 0], "size of Y"),
         (conv("y", "x", (4, 3, 3, 3)), [1, 0, 0, 0, 0, 0], "size of Y"),
         (conv("y", "x", (4, 3, 3, 3), 1), [0, 1, -1, 0, 0, 0], "arranged"),
         (conv("y", "x", (4, 3, 3, 3), 1), [0, 1], "arranged"),

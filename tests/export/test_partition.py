@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sift_cli.export.arranging import halos
+from sift_cli.export.arranging import readings
 from sift_cli.export.partition import Choice, cheapest_dense
 from sift_cli.export.worth import REORDERING
 
@@ -42,7 +42,7 @@ def cost(
     made: onnx.ModelProto, choices: Mapping[str, Choice], shapes: Mapping[str, Shape], dense: Mapping[str, bool]
 ) -> float:
     """What a graph costs whose nodes, by their output, are on the dense side or are not."""
-    total, arranged = 0.0, halos(made)
+    total, arranged = 0.0, {name for name, reading in readings(made).items() if reading.strides == (1, 1)}
     readers: dict[str, list[bool]] = {}
     for node in made.graph.node:
         here, x = dense[node.output[0]], node.input[0]

@@ -44,12 +44,20 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
+// A text that may be anything, for a sentence.
+std::string quoted(std::string text) {
+  constexpr size_t kLongest = 80;
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  std::replace_if(text.begin(), text.end(), [](char letter) { return letter < ' ' || letter > '~'; }, '?');
+  return "'" + text + "'";
+}
+
 template <class Number>
 std::vector<Number> numbers(std::vector<std::string>::const_iterator begin,
                             std::vector<std::string>::const_iterator end) {
   std::vector<Number> found;
   for (; begin != end; ++begin) {
-    if (!is_number(*begin)) throw std::invalid_argument("'" + *begin + "' is no number");
+    if (!is_number(*begin)) throw std::invalid_argument(quoted(*begin) + " is no number");
     found.push_back(static_cast<Number>(std::stoul(*begin)));
   }
   return found;
@@ -82,8 +90,8 @@ StoredWay parse_way(const std::string& text) {
     return {words[0], numbers<int64_t>(sizes.begin(), sizes.end()), words[2],
             numbers<uint32_t>(words.begin() + 3, words.end())};
   } catch (const std::invalid_argument& why) {
-    throw std::invalid_argument("attribute plan '" + text +
-                                "' is not a processor, sizes, a kernel and numbers: " + why.what());
+    throw std::invalid_argument("attribute plan " + quoted(text) +
+                                " is not a processor, sizes, a kernel and numbers: " + why.what());
   }
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <tuple>
 
@@ -11,23 +13,15 @@
 namespace sift {
 namespace {
 
-// Pixels left of a patch belong to the one before it: the patch, counted from this one, and the pixel in it.
-struct Place {
-  ptrdiff_t patch;
+// A pixel of an image: whose sums have it, and where in a patch.
+struct Source {
+  int32_t lane;
   size_t pixel;
 };
 
-Place place(ptrdiff_t pixel, size_t patch) {
-  const auto size = static_cast<ptrdiff_t>(patch);
-  const ptrdiff_t which = pixel < 0 ? -((-pixel + size - 1) / size) : pixel / size;
-  return {which, static_cast<size_t>(pixel - which * size)};
-}
-
 }  // namespace
 
-ArrangedImage::ArrangedImage(size_t lanes, int64_t all_images, int64_t channels, int64_t height, int64_t width,
-                             const Halo& halo)
-    : images(1), down(1), across(lanes) {
+Grid::Grid(size_t lanes, int64_t all_images, int64_t height, int64_t width) : images(1), down(1), across(lanes) {
   const auto h = static_cast<size_t>(height), w = static_cast<size_t>(width);
   // Few vectors, then few cells of halo: a vector of a tile costs as much as 0.8 multiplications, and each tap 0.6
   // more.
@@ -46,46 +40,69 @@ ArrangedImage::ArrangedImage(size_t lanes, int64_t all_images, int64_t channels,
       }
     }
   }
+}
+
+ArrangedImage::ArrangedImage(size_t lanes, int64_t all_images, int64_t channels, int64_t height, int64_t width,
+                             const Reading& reading)
+    : Grid(lanes, all_images, (height + reading.stride_h - 1) / reading.stride_h,
+           (width + reading.stride_w - 1) / reading.stride_w),
+      phases(static_cast<size_t>(reading.stride_w)) {
+  const Halo& halo = reading.halo;
+  patch_h *= static_cast<size_t>(reading.stride_h);
+  patch_w *= phases, columns *= phases;
   rows = patch_h + static_cast<size_t>(halo.top + halo.bottom);
   cells = columns + static_cast<size_t>(halo.left + halo.right);
+  phase_vectors = ceil_div(cells, phases);
   const size_t limit = std::numeric_limits<uint32_t>::max() / sizeof(float) / lanes;  // a tap's offset is 32 bits
   const auto stored = static_cast<size_t>(channels) + 1;
-  if (stored > limit / cells / rows / tiles) throw std::length_error("the interleaved image is too large");
-  channel_pitch = cells * lanes;
+  if (stored > limit / (phases * phase_vectors) / rows / tiles)
+    throw std::length_error("the interleaved image is too large");
+  channel_pitch = phases * phase_vectors * lanes;
   row_pitch = stored * channel_pitch;
   tile_pitch = rows * row_pitch;
   group_pitch = tiles * tile_pitch;
 }
 
-Scattering::Scattering(size_t lanes, const ArrangedImage& image, int64_t height, int64_t width, const Halo& halo) {
-  const auto h = static_cast<size_t>(height), w = static_cast<size_t>(width);
-  std::vector<std::vector<Arrange::Target>> of(image.patch_h * image.patch_w);
+Scattering::Scattering(size_t lanes, const Grid& sums, const ArrangedImage& image, int64_t height, int64_t width,
+                       const Halo& halo) {
+  const auto source = [&](size_t lane, ptrdiff_t y, ptrdiff_t x) -> std::optional<Source> {
+    if (y < 0 || y >= height || x < 0 || x >= width) return std::nullopt;
+    const auto row = static_cast<size_t>(y), column = static_cast<size_t>(x);
+    const size_t which = lane / (image.down * image.across) * sums.down + row / sums.patch_h;
+    return Source{static_cast<int32_t>(which * sums.across + column / sums.patch_w),
+                  row % sums.patch_h * sums.patch_w + column % sums.patch_w};
+  };
+  std::vector<std::vector<Arrange::Target>> of(sums.patch_h * sums.patch_w);
   std::map<std::vector<int32_t>, int32_t> known;
-  std::vector<int32_t> from(lanes), same(lanes);
-  for (size_t lane = 0; lane < lanes; ++lane) same[lane] = static_cast<int32_t>(lane);
+  std::vector<int32_t> same(lanes);
+  std::iota(same.begin(), same.end(), 0);
   known[same] = Arrange::Target::kSame;
   for (size_t row = 0; row < image.rows; ++row) {
-    const Place y = place(static_cast<ptrdiff_t>(row) - halo.top, image.patch_h);
     for (size_t tile = 0; tile < image.tiles; ++tile) {
       for (size_t cell = 0; cell < image.cells; ++cell) {
-        const Place x = place(static_cast<ptrdiff_t>(tile * image.columns + cell) - halo.left, image.patch_w);
-        // Lanes of the target, and the one among the sums that each gets; none for what lies outside of the image.
+        // By pixel of the patches of sums, which of its lanes are for which of the target's. What lies outside of the
+        // image is 0; the first pixel sees to that.
+        std::map<size_t, std::vector<int32_t>> from;
+        std::vector<size_t> outside;
         for (size_t lane = 0; lane < lanes; ++lane) {
-          const ptrdiff_t down = static_cast<ptrdiff_t>(lane / image.across % image.down) + y.patch;
-          const ptrdiff_t across = static_cast<ptrdiff_t>(lane % image.across) + x.patch;
-          const bool exists = down >= 0 && static_cast<size_t>(down) * image.patch_h + y.pixel < h && across >= 0 &&
-                              static_cast<size_t>(across) * image.patch_w + x.pixel < w &&
-                              static_cast<size_t>(down) < image.down && static_cast<size_t>(across) < image.across;
-          const size_t first = lane / (image.down * image.across) * image.down * image.across;  // of the lane's image
-          from[lane] =
-              exists
-                  ? static_cast<int32_t>(first + static_cast<size_t>(down) * image.across + static_cast<size_t>(across))
-                  : -1;
+          const size_t down = lane / image.across % image.down, across = lane % image.across;
+          const auto found =
+              source(lane, static_cast<ptrdiff_t>(down * image.patch_h + row) - halo.top,
+                     static_cast<ptrdiff_t>(across * image.patch_w + tile * image.columns + cell) - halo.left);
+          if (found) {
+            from.try_emplace(found->pixel, lanes, Arrange::kOthers).first->second[lane] = found->lane;
+          } else {
+            outside.push_back(lane);
+          }
         }
-        const auto [found, is_new] = known.emplace(from, static_cast<int32_t>(permutations_.size() / lanes));
-        if (is_new) permutations_.insert(permutations_.end(), from.begin(), from.end());
-        of[y.pixel * image.patch_w + x.pixel].push_back(
-            {tile * image.tile_pitch + row * image.row_pitch + cell * lanes, found->second});
+        auto& first = from.empty() ? from.try_emplace(0, lanes, Arrange::kOthers).first->second : from.begin()->second;
+        for (const size_t lane : outside) first[lane] = Arrange::kZero;
+        const size_t offset = tile * image.tile_pitch + row * image.row_pitch + image.position(cell) * lanes;
+        for (const auto& [pixel, permutation] : from) {
+          const auto [at, is_new] = known.emplace(permutation, static_cast<int32_t>(permutations_.size() / lanes));
+          if (is_new) permutations_.insert(permutations_.end(), permutation.begin(), permutation.end());
+          of[pixel].push_back({offset, at->second, from.size() > 1});
+        }
       }
     }
   }

@@ -17,17 +17,19 @@ namespace {
 constexpr size_t kTasks = 16;                    // a group of images is cut into at least so many, for threads to share
 constexpr size_t kMinPart = 32;                  // filters
 constexpr size_t kGroupBytes = 8 * 1024 * 1024;  // of interleaved images at a time
+constexpr size_t kPlaces = size_t{1} << 22;
 
 }  // namespace
 
-ConvPatches::Axis::Axis(int64_t size_, int64_t out_, int64_t kernel_, int64_t stride_, int64_t dilation_, int64_t pad_)
+ConvPatches::Axis::Axis(int64_t size_, int64_t out_, int64_t kernel_, int64_t stride_, int64_t dilation_, int64_t pad_,
+                        bool arranged)
     : size(static_cast<size_t>(size_)),
       out(static_cast<size_t>(out_)),
       kernel(static_cast<size_t>(kernel_)),
-      stride(static_cast<size_t>(stride_)),
+      stride(out == 1 && !arranged ? 1 : static_cast<size_t>(stride_)),  // of one output it says nothing
       dilation(static_cast<size_t>(dilation_)),
       // Of pixels that no tap reads none is stored: of a 1x1 kernel with a stride of 2, every other.
-      step(kernel == 1 ? stride : std::gcd(stride, dilation)),
+      step(arranged ? 1 : std::gcd(stride, kernel == 1 ? stride : dilation)),
       pad(static_cast<size_t>(pad_)) {
   stride /= step;
   dilation = kernel == 1 ? 0 : dilation / step;
@@ -43,36 +45,53 @@ ConvShape ConvPatches::representative(ConvShape shape, const Lanes& lanes) {
 ConvPatches::ConvPatches(const ConvShape& shape, const Lanes& lanes)
     : shape_(shape),
       lanes_(lanes),
-      down_(shape.height, shape.out_height(), shape.kernel_h, shape.stride_h, shape.dilation_h, shape.top),
-      across_(shape.width, shape.out_width(), shape.kernel_w, shape.stride_w, shape.dilation_w, shape.left) {}
+      down_(shape.height, shape.out_height(), shape.kernel_h, shape.stride_h, shape.dilation_h, shape.top,
+            shape.arranged_x),
+      across_(shape.width, shape.out_width(), shape.kernel_w, shape.stride_w, shape.dilation_w, shape.left,
+              shape.arranged_x) {}
 
 ConvPatches::ConvPatches(const ConvShape& shape, const Lanes& lanes, const Weights& weights, const Plan& plan)
     : ConvPatches(shape, lanes) {
   tiling_ = tiling(plan);
-  const size_t channels = static_cast<size_t>(shape.channels), filters = static_cast<size_t>(shape.filters);
-  const size_t vectors = row_vectors(tiling_), rows = down_.cells(tiling_.patch_h);
-  const size_t limit =
-      std::numeric_limits<uint32_t>::max() / (lanes.width * sizeof(float));  // a tap's offset is 32 bits
-  if ((channels + 1) > limit / vectors / rows / tiles_across(tiling_)) {
-    throw std::length_error("the interleaved image is too large");
+  const size_t filters = static_cast<size_t>(shape.filters);
+  if (shape.arranged_x) {
+    const ArrangedImage image(lanes.width, shape.images, shape.channels, shape.height, shape.width, shape.reading_x);
+    channel_pitch_ = image.channel_pitch, row_pitch_ = image.row_pitch;
+    tile_pitch_ = image.tile_pitch, group_pitch_ = image.group_pitch;
+    for (size_t cell = 0; cell < image.cells; ++cell) position_.push_back(static_cast<uint32_t>(image.position(cell)));
+  } else {
+    interleave_anew();
   }
-  row_pitch_ = (channels + 1) * vectors * lanes.width;
-  group_pitch_ = tiles_across(tiling_) * rows * row_pitch_;
   const size_t tiles = tiles_down(tiling_) * tiles_across(tiling_);
   part_ = std::min(filters, std::max(ceil_div(filters, ceil_div(kTasks, tiles)), kMinPart));
-  for (size_t cell = 0; cell < across_.cells(tiling_.columns); ++cell) {
-    position_.push_back(static_cast<uint32_t>(cell % across_.stride * phase_vectors(tiling_) + cell / across_.stride));
-  }
   taps_ = pack(weights);
-  const auto arranged = [&](const Halo& halo) {
-    return ArrangedImage(lanes.width, shape.images, shape.filters, shape.out_height(), shape.out_width(), halo);
+  const auto arranged = [&](const Reading& reading) {
+    return ArrangedImage(lanes.width, shape.images, shape.filters, shape.out_height(), shape.out_width(), reading);
   };
-  if (shape.arranged_residual) arranged_residual_ = arranged(shape.halo_residual);
+  if (shape.arranged_residual) arranged_residual_ = arranged(shape.reading_residual);
   if (shape.arranged_y) {
     ascending_.resize(tiling_.columns);
     std::iota(ascending_.begin(), ascending_.end(), 0u);
-    arranged_y_ = arranged(shape.halo_y);
-    scattering_ = Scattering(lanes.width, *arranged_y_, shape.out_height(), shape.out_width(), shape.halo_y);
+    arranged_y_ = arranged(shape.reading_y);
+    const Grid grid(lanes.width, shape.images, shape.out_height(), shape.out_width());
+    scattering_ =
+        Scattering(lanes.width, grid, *arranged_y_, shape.out_height(), shape.out_width(), shape.reading_y.halo);
+  }
+}
+
+// How x is laid out where that is this layer's own affair.
+void ConvPatches::interleave_anew() {
+  const size_t stored = static_cast<size_t>(shape_.channels) + 1, vectors = row_vectors(tiling_);
+  const size_t rows = down_.cells(tiling_.patch_h), tiles = tiles_across(tiling_);
+  const size_t limit =
+      std::numeric_limits<uint32_t>::max() / (lanes_.width * sizeof(float));  // a tap's offset is 32 bits
+  if (stored > limit / vectors / rows / tiles) throw std::length_error("the interleaved image is too large");
+  channel_pitch_ = vectors * lanes_.width;
+  row_pitch_ = stored * channel_pitch_;
+  tile_pitch_ = rows * row_pitch_;
+  group_pitch_ = tiles * tile_pitch_;
+  for (size_t cell = 0; cell < across_.cells(tiling_.columns); ++cell) {
+    position_.push_back(static_cast<uint32_t>(cell % across_.stride * phase_vectors(tiling_) + cell / across_.stride));
   }
 }
 
@@ -100,11 +119,13 @@ std::vector<Plan> ConvPatches::plans(const ConvShape& shape, const Lanes& lanes,
   const ConvPatches of(shape, lanes);
   std::vector<Estimate> found;
   Tiling t{};
-  const auto channels = static_cast<size_t>(shape.channels);
-  std::optional<ArrangedImage> given;  // the grid of lanes, and the columns of a tile
-  if (shape.arranged()) {
-    given.emplace(lanes.width, shape.images, 0, shape.out_height(), shape.out_width(), Halo{});
-  }
+  const auto channels = static_cast<size_t>(shape.channels), filters = static_cast<size_t>(shape.filters);
+  // Weights are sorted into places, one for each filter and block. With groups most are empty, and a depthwise layer of
+  // a million channels would need terabytes of them.
+  const size_t weights = filters * static_cast<size_t>(shape.group_channels() * shape.kernel_h * shape.kernel_w);
+  const size_t smallest = ceil_div(channels, std::max<size_t>(std::max(kPlaces, weights) / filters, 1));
+  std::optional<Grid> given;
+  if (shape.arranged()) given.emplace(lanes.width, shape.images, shape.out_height(), shape.out_width());
   for (t.images = 1; t.images <= std::min(lanes.width, static_cast<size_t>(shape.images)); t.images *= 2) {
     for (t.down = 1; t.images * t.down <= lanes.width; t.down *= 2) {
       t.across = lanes.width / t.images / t.down;
@@ -115,8 +136,8 @@ std::vector<Plan> ConvPatches::plans(const ConvShape& shape, const Lanes& lanes,
       const size_t fewest = given ? most : std::min(kMaxColumns / 2, t.patch_w);
       for (t.rows = 1; t.rows <= std::min(kMaxRows, t.patch_h); ++t.rows) {
         for (t.columns = most; t.columns >= fewest; --t.columns) {
-          t.block =
-              std::clamp<size_t>(input_bytes() / (of.block_vectors(t) * lanes.width * sizeof(float)), 1, channels);
+          t.block = std::clamp<size_t>(input_bytes() / (of.block_vectors(t) * lanes.width * sizeof(float)), smallest,
+                                       channels);
           t.block = ceil_div(channels, ceil_div(channels, t.block));
           for (t.team = 0; t.team < std::size(kTeams); ++t.team) {
             if (lanes.accumulate[t.rows][t.columns][t.team]) found.emplace_back(of.cost(t, kept), t.plan());
@@ -154,7 +175,7 @@ double ConvPatches::cost(const Tiling& t, size_t kept) const {
 }
 
 Taps ConvPatches::pack(const Weights& weights) const {
-  const size_t vector_bytes = lanes_.width * sizeof(float), channel_bytes = row_vectors(tiling_) * vector_bytes;
+  const size_t vector_bytes = lanes_.width * sizeof(float), channel_bytes = channel_pitch_ * sizeof(float);
   const size_t channels = static_cast<size_t>(shape_.channels);
   TapLayout layout;
   layout.rows = static_cast<size_t>(shape_.filters);
@@ -162,6 +183,10 @@ Taps ConvPatches::pack(const Weights& weights) const {
   layout.blocks = ceil_div(channels, tiling_.block);
   layout.rows_per_group = static_cast<size_t>(shape_.filters / shape_.groups);
   layout.team = kTeams[tiling_.team];
+  // Of what an arranged x has around it, others may need more.
+  const Halo& around = shape_.reading_x.halo;
+  const size_t above = shape_.arranged_x ? static_cast<size_t>(around.top - shape_.top) : 0;
+  const size_t left = shape_.arranged_x ? static_cast<size_t>(around.left - shape_.left) : 0;
   for (size_t block = 0; block < layout.blocks; ++block) {
     layout.zeros.push_back(static_cast<uint32_t>((channels - block * tiling_.block) * channel_bytes));
   }
@@ -170,8 +195,8 @@ Taps ConvPatches::pack(const Weights& weights) const {
       const size_t channel = static_cast<size_t>(c);
       for (size_t i = 0; i < down_.kernel; ++i) {
         for (size_t j = 0; j < across_.kernel; ++j) {
-          const size_t cell = j * across_.dilation;
-          const size_t offset = i * down_.dilation * row_pitch_ * sizeof(float) +
+          const size_t cell = left + j * across_.dilation;
+          const size_t offset = (above + i * down_.dilation) * row_pitch_ * sizeof(float) +
                                 channel % tiling_.block * channel_bytes + position_[cell] * vector_bytes;
           layout.columns.push_back({static_cast<uint32_t>(channel / tiling_.block), static_cast<uint32_t>(offset)});
         }
@@ -233,7 +258,7 @@ void ConvPatches::run(const Epilogue& epilogue, const float* x, float* y, size_t
   const Tiling& t = tiling_;
   const size_t channels = static_cast<size_t>(shape_.channels), filters = static_cast<size_t>(shape_.filters);
   const size_t image_in = channels * down_.size * across_.size;
-  const size_t rows = down_.cells(t.patch_h), vectors = row_vectors(t), channel_floats = vectors * lanes_.width;
+  const size_t rows = down_.cells(t.patch_h);
   const size_t down = tiles_down(t), across = tiles_across(t), parts = ceil_div(filters, part_);
   const size_t groups = ceil_div(images, t.images);
   const size_t most = shape_.arranged_x ? groups : kGroupBytes / sizeof(float) / group_pitch_;
@@ -247,10 +272,10 @@ void ConvPatches::run(const Epilogue& epilogue, const float* x, float* y, size_t
     workers.each(shape_.arranged_x ? 0 : count * across * rows, [&](size_t task) {
       const size_t row = task % rows, tile = task / rows % across, group = first + task / rows / across;
       const auto lanes = sources(row, tile, images_of(group));
-      float* to = interleaved.data() + (group - first) * group_pitch_ + (tile * rows + row) * row_pitch_;
+      float* to = interleaved.data() + (group - first) * group_pitch_ + tile * tile_pitch_ + row * row_pitch_;
       lanes_.interleave({lanes.data(), x + group * t.images * image_in, channels, down_.size * across_.size,
-                         position_.size(), across_.step, position_.data(), to, channel_floats});
-      std::fill_n(to + channels * channel_floats, channel_floats, 0.0f);
+                         position_.size(), across_.step, position_.data(), to, channel_pitch_});
+      std::fill_n(to + channels * channel_pitch_, channel_pitch_, 0.0f);
     });
     workers.each(count * parts * down * across, [&](size_t task) {
       const size_t tile = task % across, row = task / across % down * t.rows;
@@ -258,13 +283,14 @@ void ConvPatches::run(const Epilogue& epilogue, const float* x, float* y, size_t
       const size_t begin = part * part_, here = std::min(part_, filters - begin);
       const size_t height = std::min(t.rows, t.patch_h - row);
       Scratch::Lease sums(scratch, here * height * t.columns * lanes_.width);
-      const float* input = inputs + (group - first) * group_pitch_ + (tile * rows + row * down_.stride) * row_pitch_;
+      const float* input =
+          inputs + (group - first) * group_pitch_ + tile * tile_pitch_ + row * down_.stride * row_pitch_;
       Accumulate a{};
       a.row_stride = down_.stride * row_pitch_ * sizeof(float);
       a.sums = sums.data();
       a.bias = epilogue.bias ? epilogue.bias + begin : nullptr;
       for (size_t block = 0; block < taps_.blocks; ++block) {
-        a.input = reinterpret_cast<const char*>(input + block * t.block * channel_floats);
+        a.input = reinterpret_cast<const char*>(input + block * t.block * channel_pitch_);
         taps_.add(a, lanes_, height, t.columns, t.team, part, block);
       }
       const Piece piece{group, images_of(group), tile, row, height, begin, here, sums.data()};
@@ -285,7 +311,7 @@ void ConvPatches::store(const Piece& piece, const Epilogue& epilogue, float* y) 
   const size_t out = (piece.group * tiling_.images * static_cast<size_t>(shape_.filters) + piece.filter) * plane;
   Epilogue rest = epilogue;
   if (arranged_residual_) {
-    const float* const residual = epilogue.residual + within(*arranged_residual_, shape_.halo_residual, piece);
+    const float* const residual = epilogue.residual + within(*arranged_residual_, shape_.reading_residual.halo, piece);
     for (size_t filter = 0; filter < piece.filters; ++filter) {
       for (size_t row = 0; row < piece.rows; ++row) {
         float* const sums = piece.sums + (filter * piece.rows + row) * columns * lanes_.width;
@@ -321,7 +347,7 @@ void ConvPatches::store_arranged(const Piece& piece, const Epilogue& epilogue, f
   Scratch::Lease interleaved(scratch,
                              epilogue.residual && !arranged_residual_ ? piece.filters * piece.rows * row_floats : 0);
   if (arranged_residual_) {
-    a.residual = epilogue.residual + within(*arranged_residual_, shape_.halo_residual, piece);
+    a.residual = epilogue.residual + within(*arranged_residual_, shape_.reading_residual.halo, piece);
     a.residual_row_pitch = arranged_residual_->row_pitch, a.residual_channel_pitch = arranged_residual_->channel_pitch;
   } else if (epilogue.residual) {
     const float* const from =

@@ -55,7 +55,8 @@ class ConvPatches {
  private:
   // One axis of the image. A cell is a position that is stored; `step` pixels lie between two.
   struct Axis {
-    Axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad);
+    // Of an arranged image each pixel is a cell.
+    Axis(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad, bool arranged);
     size_t cells(size_t outputs) const { return (outputs - 1) * stride + (kernel - 1) * dilation + 1; }
 
     size_t size, out, kernel;
@@ -77,6 +78,7 @@ class ConvPatches {
 
   Tiling tiling(const Plan& plan) const;
   double cost(const Tiling& tiling, size_t kept) const;
+  void interleave_anew();
   Taps pack(const Weights& weights) const;
   std::vector<Interleave::Lane> sources(size_t row, size_t tile, size_t images) const;
   std::vector<Deinterleave::Lane> targets(size_t row, size_t tile, size_t images) const;
@@ -94,8 +96,8 @@ class ConvPatches {
   const Lanes& lanes_;
   Axis down_, across_;
   Tiling tiling_{};
-  size_t row_pitch_ = 0;             // floats: all channels of one row of cells, and one of zeros
-  size_t group_pitch_ = 0;           // floats: all rows of all tiles across
+  // Of the interleaved image, in floats: a row of cells of one channel, of all and one of zeros; all rows; all tiles.
+  size_t channel_pitch_ = 0, row_pitch_ = 0, tile_pitch_ = 0, group_pitch_ = 0;
   size_t part_ = 0;                  // filters a part
   std::vector<uint32_t> position_;   // by cell, its vector in the row
   std::vector<uint32_t> ascending_;  // 0, 1, 2 …: positions of a residual's columns

@@ -39,11 +39,11 @@ struct Accumulate {
   const float* bias;  // by channel, or null
 };
 
-// Bring cells of an image, or inputs of tokens, into the lanes of vectors: to[channel][position[cell]] gets cell `cell`
-// of each lane's own part of the source.
+// Bring cells of an image into the lanes of vectors: to[channel][position[cell]] gets cell `cell` of each lane's own
+// part of the image.
 struct Interleave {
   struct Lane {
-    ptrdiff_t offset;   // floats from `from` to cell 0 in channel 0, which may lie outside the source
+    ptrdiff_t offset;   // floats from `from` to cell 0 in channel 0, which may lie outside the image
     size_t begin, end;  // the cells inside it; all others are 0
   };
   const Lane* lanes;
@@ -70,6 +70,26 @@ struct Deinterleave {
   const Epilogue* epilogue;
 };
 
+// Inputs of tokens into lanes: to[input][token], and 0 in the lanes that are left over.
+struct ToLanes {
+  const float* x;
+  size_t pitch;           // floats from one token to the next
+  size_t tokens, inputs;  // no more tokens than lanes
+  float* to;
+  size_t to_pitch;  // floats from one input to the next
+};
+
+// The way back, with the epilogue but for its bias: y[token][output].
+struct FromLanes {
+  const float* sums;  // [output][token]
+  size_t sums_pitch;  // floats from one output to the next
+  size_t tokens, outputs;
+  float* y;
+  const float* residual;  // or null
+  size_t pitch;           // floats from one token to the next, of both
+  const Epilogue* epilogue;
+};
+
 // The epilogue where the sums lie as in y: y = activation(sums + bias + residual); bias and residual may be null.
 struct Finish {
   const float *sums, *bias, *residual;
@@ -84,7 +104,9 @@ struct Arrange {
     static constexpr int32_t kSame = -1;
     size_t offset;        // floats, from channel 0
     int32_t permutation;  // which, or kSame
+    bool partial;         // it has lanes that are others'
   };
+  static constexpr int32_t kZero = -1, kOthers = -2;
   const float* sums;                                  // [channel][row][column] vectors
   const float* residual;                              // of column 0, row 0 and channel 0, or null
   size_t residual_row_pitch, residual_channel_pitch;  // floats
@@ -95,7 +117,7 @@ struct Arrange {
   const uint32_t* first;  // [row][column]: the first of its targets; the next one's first is behind the last
   size_t first_pitch;     // from one row to the next
   const Target* targets;
-  const int32_t* permutations;  // [permutation][lane]: the lane of the sums, or -1 for 0
+  const int32_t* permutations;  // [permutation][lane]: the lane of the sums, kZero, or kOthers for one that stays
   const Epilogue* epilogue;
 };
 
@@ -121,6 +143,8 @@ struct Lanes {
   void (*accumulate[kMaxRows + 1][kMaxColumns + 1][kTeamKinds])(const Accumulate&);
   void (*interleave)(const Interleave&);
   void (*deinterleave[kActivations])(const Deinterleave&);
+  void (*to_lanes)(const ToLanes&);
+  void (*from_lanes[kActivations])(const FromLanes&);
   void (*finish[kActivations])(const Finish&);
   void (*arrange[kActivations])(const Arrange&);
   Columns columns;

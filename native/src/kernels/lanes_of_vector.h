@@ -248,6 +248,42 @@ void deinterleave(const Deinterleave& a) {
   }
 }
 
+void to_lanes(const ToLanes& a) {
+  constexpr size_t kWidth = Vector::kWidth;
+  for (size_t first = 0; first < a.inputs; first += kWidth) {
+    const size_t count = std::min(kWidth, a.inputs - first);
+    const typename Vector::Range range = Vector::range(0, count);
+    const float* const from = a.x + first;
+    Vector square[kWidth];
+#pragma GCC unroll 16
+    for (size_t token = 0; token < kWidth; ++token) {
+      square[token] = token < a.tokens ? Vector::load(from + token * a.pitch, range) : Vector::zero();
+    }
+    Vector::transpose(square);
+    for (size_t i = 0; i < count; ++i) square[i].store(a.to + (first + i) * a.to_pitch);
+  }
+}
+
+template <Activation activation>
+void from_lanes(const FromLanes& a) {
+  constexpr size_t kWidth = Vector::kWidth;
+  for (size_t first = 0; first < a.outputs; first += kWidth) {
+    const size_t count = std::min(kWidth, a.outputs - first);
+    const typename Vector::Range range = Vector::range(0, count);
+    const float* const sums = a.sums + first * a.sums_pitch;
+    Vector square[kWidth];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < kWidth; ++i) square[i] = i < count ? Vector::load(sums + i * a.sums_pitch) : Vector::zero();
+    Vector::transpose(square);
+    for (size_t token = 0; token < a.tokens; ++token) {
+      const size_t at = token * a.pitch + first;
+      Vector value = square[token];
+      if (a.residual) value = value + Vector::load(a.residual + at, range);
+      activate<activation>(value, *a.epilogue).store(a.y + at, range);
+    }
+  }
+}
+
 template <Activation activation>
 void finish(const Finish& a) {
   for (size_t i = 0; i < a.count; i += Vector::kWidth) {
@@ -276,9 +312,17 @@ void arrange(const Arrange& a) {
         }
         const uint32_t* const first = a.first + row * a.first_pitch + column;
         for (const Arrange::Target* target = a.targets + first[0]; target != a.targets + first[1]; ++target) {
-          const bool same = target->permutation == Arrange::Target::kSame;
-          (same ? value : Vector::permute(value, a.permutations + static_cast<size_t>(target->permutation) * kWidth))
-              .store(y + target->offset);
+          if (target->permutation == Arrange::Target::kSame) {
+            value.store(y + target->offset);
+            continue;
+          }
+          const int32_t* const lanes = a.permutations + static_cast<size_t>(target->permutation) * kWidth;
+          const Vector permuted = Vector::permute(value, lanes);
+          if (target->partial) {
+            permuted.store_where(lanes, y + target->offset);
+          } else {
+            permuted.store(y + target->offset);
+          }
         }
       }
     }
@@ -333,6 +377,7 @@ constexpr void add_rows(Lanes& lanes) {
 template <int... Index>
 constexpr void add_activations(Lanes& lanes, std::integer_sequence<int, Index...>) {
   ((lanes.deinterleave[Index] = deinterleave<static_cast<Activation>(Index)>,
+    lanes.from_lanes[Index] = from_lanes<static_cast<Activation>(Index)>,
     lanes.finish[Index] = finish<static_cast<Activation>(Index)>,
     lanes.arrange[Index] = arrange<static_cast<Activation>(Index)>),
    ...);
@@ -346,6 +391,7 @@ constexpr Lanes lanes_of_vector() {
   lanes.most = kMost;
   add_rows<kMost>(lanes);
   lanes.interleave = interleave;
+  lanes.to_lanes = to_lanes;
   lanes.multiply = multiply;
   lanes.columns = columns_of_vector();
   add_activations(lanes, std::make_integer_sequence<int, kActivations>());

@@ -37,8 +37,7 @@ class LinearPanels {
   size_t team_;     // index into kTeams
   size_t block_;    // inputs a block
   bool arranged_x_, arranged_y_;
-  size_t part_;                     // outputs a part
-  std::vector<uint32_t> position_;  // by input, its first vector in the panel
+  size_t part_;  // outputs a part
   Taps taps_;
 };
 

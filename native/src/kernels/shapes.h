@@ -1,6 +1,7 @@
 // The problems kernels solve, as plain numbers that the caller has checked.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <tuple>
 #include <vector>
@@ -15,7 +16,18 @@ struct Halo {
   int64_t top = 0, left = 0, bottom = 0, right = 0;
 
   auto tied() const { return std::tie(top, left, bottom, right); }
-  bool operator==(const Halo& other) const { return tied() == other.tied(); }
+  // Whether there is all of `other` in it.
+  bool covers(const Halo& other) const {
+    return top >= other.top && left >= other.left && bottom >= other.bottom && right >= other.right;
+  }
+};
+
+// How convolutions read an arranged image: with so much around it, and in these strides.
+struct Reading {
+  Halo halo;
+  int64_t stride_h = 1, stride_w = 1;
+
+  auto tied() const { return std::tuple_cat(halo.tied(), std::tie(stride_h, stride_w)); }
 };
 
 struct ConvShape {
@@ -27,9 +39,9 @@ struct ConvShape {
   int64_t top = 0, left = 0, bottom = 0, right = 0;  // zeros around the image
   int64_t groups = 1;
   int64_t images = 1;
-  // Which tensors are arranged (see arranged.h). X may be where the stride is 1 and Y has its size.
+  // Which tensors are arranged (see arranged.h), and for whom: X for convolutions of the same strides.
   bool arranged_x = false, arranged_y = false, arranged_residual = false;
-  Halo halo_y{}, halo_residual{};  // of what is arranged
+  Reading reading_x{}, reading_y{}, reading_residual{};
 
   // Output size; below 1 where the dilated kernel does not fit into the padded image.
   int64_t out_height() const { return extent(height + top + bottom, kernel_h, dilation_h, stride_h); }
@@ -40,15 +52,21 @@ struct ConvShape {
   std::vector<int64_t> sizes() const { return {images, height, width}; }
 
   bool arranged() const { return arranged_x || arranged_y || arranged_residual; }
+  // X may be arranged where Y has its size, divided by the strides and rounded up: whatever that size is, Y has it with
+  // this padding alone.
+  bool same_size() const {
+    return top + bottom == (kernel_h - 1) * dilation_h && left + right == (kernel_w - 1) * dilation_w;
+  }
+  // What it needs around X then: the last output stands at the first pixel of its stride, and reaches less far past it.
   Halo halo() const {
-    return {top, left, (kernel_h - 1) * dilation_h - top, (kernel_w - 1) * dilation_w - left};
-  }  // of X where it may be arranged
+    return {top, left, std::max<int64_t>(bottom - stride_h + 1, 0), std::max<int64_t>(right - stride_w + 1, 0)};
+  }
 
   auto tied() const {
     return std::tuple_cat(
         std::tie(channels, height, width, filters, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, top,
                  left, bottom, right, groups, images, arranged_x, arranged_y, arranged_residual),
-        halo_y.tied(), halo_residual.tied());
+        reading_x.tied(), reading_y.tied(), reading_residual.tied());
   }
 
  private:

@@ -51,6 +51,12 @@ struct Vector {
     return {_mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(lanes, 31)), _mm256_permutevar8x32_ps(a.v, lanes))};
   }
 
+  // Those lanes whose from[i] is -1 or more; the others stay as they are.
+  void store_where(const int32_t* from, float* to) const {
+    const __m256i lanes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(lanes, _mm256_set1_epi32(-2)), v);
+  }
+
   // Elements 0, 2, 4 … of the two.
   static Vector evens(Vector low, Vector high) {
     const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(low.v, high.v, 0x88));

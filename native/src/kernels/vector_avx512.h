@@ -48,6 +48,11 @@ struct Vector {
     return {_mm512_maskz_permutexvar_ps(_mm512_cmpge_epi32_mask(lanes, _mm512_setzero_si512()), lanes, a.v)};
   }
 
+  // Those lanes whose from[i] is -1 or more; the others stay as they are.
+  void store_where(const int32_t* from, float* to) const {
+    _mm512_mask_storeu_ps(to, _mm512_cmpgt_epi32_mask(_mm512_loadu_si512(from), _mm512_set1_epi32(-2)), v);
+  }
+
   // Elements 0, 2, 4 … of the two.
   static Vector evens(Vector low, Vector high) {
     const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);

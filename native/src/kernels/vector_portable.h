@@ -83,6 +83,15 @@ struct Vector {
     return each([&](size_t i) { return from[i] < 0 ? 0.0f : lanes[from[i]]; });
   }
 
+  // Those lanes whose from[i] is -1 or more; the others stay as they are.
+  void store_where(const int32_t* from, float* to) const {
+    alignas(16) float lanes[kWidth];
+    store(lanes);
+    for (size_t i = 0; i < kWidth; ++i) {
+      if (from[i] >= -1) to[i] = lanes[i];
+    }
+  }
+
   // Elements 0, 2, 4 … of the two.
   static Vector evens(Vector low, Vector high) {
     alignas(16) float both[2 * kWidth];

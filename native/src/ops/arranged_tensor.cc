@@ -11,7 +11,7 @@ constexpr int64_t kMagic = 0x6465676e61727261;  // "arranged"
 struct Header {
   int64_t magic, lanes, rank;
   int64_t dimensions[kMaxArrangedRank];
-  int64_t halo[4];
+  int64_t halo[4], strides[2];
 };
 constexpr size_t kLine = 64;  // bytes: vectors are loaded and stored aligned
 static_assert(sizeof(Header) + kLine <= kHeaderFloats * sizeof(float));
@@ -43,7 +43,9 @@ Meaning open_arranged(const Tensor& tensor, size_t lanes) {
                header.rank <= static_cast<int64_t>(kMaxArrangedRank);
   const auto in_range = [](int64_t number) { return number >= 0 && number <= kMaxExtent; };
   valid = valid && std::all_of(std::begin(header.dimensions), std::end(header.dimensions), in_range) &&
-          std::all_of(std::begin(header.halo), std::end(header.halo), in_range);
+          std::all_of(std::begin(header.halo), std::end(header.halo), in_range) &&
+          std::all_of(std::begin(header.strides), std::end(header.strides),
+                      [&](int64_t stride) { return stride > 0 && in_range(stride); });
   size_t elements = 1;  // no more than there are floats, so that no product of them overflows
   for (int64_t i = 0; valid && i < header.rank; ++i) {
     elements *= static_cast<size_t>(header.dimensions[i]);
@@ -54,14 +56,18 @@ Meaning open_arranged(const Tensor& tensor, size_t lanes) {
           data_of(floats),
           true,
           tensor.size() - kHeaderFloats,
-          {header.halo[0], header.halo[1], header.halo[2], header.halo[3]}};
+          {{header.halo[0], header.halo[1], header.halo[2], header.halo[3]}, header.strides[0], header.strides[1]}};
 }
 
-float* begin_arranged(float* tensor, const std::vector<int64_t>& dimensions, const Halo& halo, size_t lanes) {
-  Header header{kMagic, static_cast<int64_t>(lanes), static_cast<int64_t>(dimensions.size()), {}, {}};
+float* begin_arranged(float* tensor, const std::vector<int64_t>& dimensions, const Reading& reading, size_t lanes) {
+  const Halo& halo = reading.halo;
+  Header header{kMagic,
+                static_cast<int64_t>(lanes),
+                static_cast<int64_t>(dimensions.size()),
+                {},
+                {halo.top, halo.left, halo.bottom, halo.right},
+                {reading.stride_h, reading.stride_w}};
   std::copy(dimensions.begin(), dimensions.end(), header.dimensions);
-  const int64_t around[] = {halo.top, halo.left, halo.bottom, halo.right};
-  std::copy(std::begin(around), std::end(around), header.halo);
   std::memcpy(tensor, &header, sizeof(header));
   return data_of(tensor);
 }

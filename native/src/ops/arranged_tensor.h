@@ -15,8 +15,8 @@ struct Meaning {
   std::vector<int64_t> dimensions;
   const float* data;
   bool arranged;
-  size_t floats;  // at `data`
-  Halo halo;      // of an arranged image
+  size_t floats;    // at `data`
+  Reading reading;  // of an arranged image
 };
 
 Meaning as_it_is(const Tensor& tensor);
@@ -34,6 +34,6 @@ constexpr size_t kHeaderFloats = 64;
 Meaning open_arranged(const Tensor& tensor, size_t lanes);
 
 // Writes the header of a tensor of one axis; returns where its data begins.
-float* begin_arranged(float* tensor, const std::vector<int64_t>& dimensions, const Halo& halo, size_t lanes);
+float* begin_arranged(float* tensor, const std::vector<int64_t>& dimensions, const Reading& reading, size_t lanes);
 
 }  // namespace sift

@@ -1,5 +1,7 @@
 #include "ops/node.h"
 
+#include <cmath>
+
 namespace sift {
 namespace {
 
@@ -61,8 +63,9 @@ int64_t NodeInfo::integer(const char* attribute) const {
 
 float NodeInfo::number(const char* attribute) const {
   float value = 0;
-  if (OrtStatus* status = api_.KernelInfoGetAttribute_float(info_, attribute, &value)) {
-    api_.ReleaseStatus(status);
+  OrtStatus* status = api_.KernelInfoGetAttribute_float(info_, attribute, &value);
+  if (status || std::isnan(value)) {
+    if (status) api_.ReleaseStatus(status);
     throw Refused(ort::kInvalidGraph, std::string("attribute ") + attribute + " is missing or not a number");
   }
   return value;
@@ -124,6 +127,14 @@ Tensor RunContext::input(size_t index) const {
 }
 
 float* RunContext::output(size_t index, const std::vector<int64_t>& dimensions) const {
+  constexpr int64_t kMost = int64_t{1} << 40;  // 4 TB; onnxruntime itself says of an overflow neither what nor where
+  int64_t size = 1;
+  for (const int64_t dimension : dimensions) {
+    if (dimension > 0 && size > kMost / dimension) {
+      throw Refused(ort::kInvalidArgument, "the output of shape " + to_string(dimensions) + " is too large");
+    }
+    size *= dimension;
+  }
   OrtValue* value = nullptr;
   void* data = nullptr;
   check(api_.KernelContext_GetOutput(context_, index, dimensions.data(), dimensions.size(), &value));

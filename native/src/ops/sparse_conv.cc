@@ -1,9 +1,13 @@
+#include <algorithm>
+
 #include "kernels/arranged.h"
 #include "ops/ops.h"
 #include "ops/sparse_op.h"
 
 namespace sift {
 namespace {
+
+constexpr int64_t kMaxReading = 256;
 
 struct SparseConv {
   static constexpr const char* kName = "SparseConv";
@@ -39,11 +43,17 @@ struct SparseConv {
     const auto arranged = node.optional_integers("arranged", 6);
     if (arranged.empty()) return;
     check_range("arranged", arranged, 0);
-    arrangement = {arranged[0] != 0, arranged[1] != 0, {arranged[2], arranged[3], arranged[4], arranged[5]}};
-    const Halo halo = base_.halo();
-    if (arrangement.x && (strides != std::vector<int64_t>{1, 1} || base_.bottom != halo.bottom ||
-                          base_.right != halo.right || halo.bottom < 0 || halo.right < 0)) {
-      throw Refused(ort::kInvalidGraph, "attribute arranged is for an X of the size of Y, with a stride of 1");
+    arrangement = {arranged[0] != 0, arranged[1] != 0, {{arranged[2], arranged[3], arranged[4], arranged[5]}}};
+    const auto readers = node.optional_integers("arranged_strides", 2);
+    if (!readers.empty()) {
+      check_range("arranged_strides", readers, 1);
+      arrangement.reading.stride_h = readers[0], arrangement.reading.stride_w = readers[1];
+    }
+    // No layer needs more around it, nor larger strides, and to find the halos of an image takes long.
+    const auto [halo, down, across] = arrangement.reading;
+    if (std::max({halo.top, halo.left, halo.bottom, halo.right, down, across}) > kMaxReading) arrangement.y = false;
+    if (arrangement.x && !base_.same_size()) {
+      throw Refused(ort::kInvalidGraph, "attribute arranged is for an X of the size of Y times the strides");
     }
   }
 
@@ -69,32 +79,40 @@ struct SparseConv {
   // An image has four axes.
   static Meaning residual(const Tensor& tensor, size_t lanes) { return open_arranged(tensor, lanes); }
 
-  // Tells the shape which tensors are arranged.
+  // Tells the shape which tensors are arranged: Y where as many images share the lanes of those that read it.
   void arrange(ConvShape& shape, const Meaning& x, const std::optional<Meaning>& residual, size_t lanes) const {
+    const Grid grid(lanes, shape.images, shape.out_height(), shape.out_width());
     shape.arranged_x = x.arranged;
-    shape.arranged_y = arrangement.y;
-    shape.halo_y = arrangement.halo;
+    shape.reading_y = arrangement.reading;
+    shape.arranged_y = arrangement.y && image_of_y(shape, shape.reading_y, lanes).images == grid.images;
     if (x.arranged) {
-      if (!(x.halo == shape.halo())) throw Refused(ort::kInvalidArgument, "X was arranged for another kernel");
-      check_floats(x, floats(shape, shape.channels, x.halo, lanes));
+      shape.reading_x = x.reading;
+      const bool same = x.reading.stride_h == shape.stride_h && x.reading.stride_w == shape.stride_w;
+      if (!same || !x.reading.halo.covers(shape.halo())) {
+        throw Refused(ort::kInvalidArgument, "X was arranged for another kernel");
+      }
+      const ArrangedImage image(lanes, shape.images, shape.channels, shape.height, shape.width, x.reading);
+      check_floats(x, image.floats(static_cast<size_t>(shape.images)));
     }
     if (residual && residual->arranged) {
-      shape.arranged_residual = true, shape.halo_residual = residual->halo;
-      check_floats(*residual, floats(shape, shape.filters, residual->halo, lanes));
+      shape.arranged_residual = true, shape.reading_residual = residual->reading;
+      if (residual->reading.stride_h != 1 || residual->reading.stride_w != 1) {
+        throw Refused(ort::kInvalidArgument, "the residual was arranged for strides");
+      }
+      check_floats(*residual, image_of_y(shape, residual->reading, lanes).floats(static_cast<size_t>(shape.images)));
     }
   }
 
   static size_t arranged_floats(const ConvShape& shape, size_t lanes) {
-    return floats(shape, shape.filters, shape.halo_y, lanes);
+    return image_of_y(shape, shape.reading_y, lanes).floats(static_cast<size_t>(shape.images));
   }
+
   const std::vector<int64_t> weight_shape;
   Arrangement arrangement;
 
  private:
-  // Of an arranged image of Y's height and width.
-  static size_t floats(const ConvShape& s, int64_t channels, const Halo& halo, size_t lanes) {
-    return ArrangedImage(lanes, s.images, channels, s.out_height(), s.out_width(), halo)
-        .floats(static_cast<size_t>(s.images));
+  static ArrangedImage image_of_y(const ConvShape& s, const Reading& reading, size_t lanes) {
+    return {lanes, s.images, s.filters, s.out_height(), s.out_width(), reading};
   }
 
   ConvShape base_{};

@@ -56,7 +56,7 @@ void check_range(const char* attribute, const std::vector<int64_t>& values, int6
 // Which of a node's tensors may be arranged: what its attribute `arranged` says.
 struct Arrangement {
   bool x = false, y = false;
-  Halo halo;  // of Y
+  Reading reading;  // of Y
 };
 
 // What the node's attribute `plan` says, where that is for this processor. Refuses one that says nothing.
@@ -140,7 +140,7 @@ class SparseOp {
     float* y = nullptr;
     if (problem.shape.arranged_y) {
       const size_t floats = kHeaderFloats + layer_.arranged_floats(problem.shape, lanes);
-      y = begin_arranged(context.output(0, {static_cast<int64_t>(floats)}), problem.output, layer_.arrangement.halo,
+      y = begin_arranged(context.output(0, {static_cast<int64_t>(floats)}), problem.output, layer_.arrangement.reading,
                          lanes);
     } else {
       y = context.output(0, problem.output);
