@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from sift_cli.checkpoint.folder import MASKS
-from sift_cli.core.files import atomic, atomic_folder, check_folder, check_writable
+from sift_cli.core.files import atomic, atomic_folder
 
 #: Names that end so are files.
 FILES = (".safetensors", ".onnx", ".pt", ".pth", ".bin")
@@ -24,14 +24,7 @@ def companions_of(source: str | Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def check(output: Path, *, folder: bool, force: bool) -> None:
-    """Refuse an output before any work is done for it; see :mod:`sift_cli.core.files` for what is refused."""
-    if folder:
-        check_folder(output, force=force, ours=MASKS)
-    else:
-        check_writable(output, force=force)
-
-
 def published(output: Path, *, folder: bool, force: bool) -> AbstractContextManager[Path]:
-    """A temporary file or folder that gets its name when the block ends well."""
+    """A temporary file or folder that gets its name when the block ends well; see :mod:`sift_cli.core.files` for what
+    is refused before any work is done."""
     return atomic_folder(output, ours=MASKS, force=force) if folder else atomic(output, force=force)

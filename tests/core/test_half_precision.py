@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sift_cli.core.half import HALVES, Storage, halved, is_matrix, widened
+from sift_cli.core.half import HALVES, Storage, is_matrix, stored_as, widened
 from sift_cli.errors import ExportError
 
 
@@ -22,12 +22,12 @@ def numbers() -> np.ndarray:
 
 
 def test_fp16_is_the_nearest_and_the_even_one_of_two() -> None:
-    got = halved("w", numbers(), "fp16")
+    got = stored_as("w", numbers(), "fp16")
     assert got.tobytes() == b"".join(struct.pack("<e", number) for number in numbers().tolist())
 
 
 def test_bf16_is_the_nearest_and_the_even_one_of_two() -> None:
-    got = halved("w", numbers(), "bf16")
+    got = stored_as("w", numbers(), "bf16")
     want = torch.from_numpy(numbers()).bfloat16().view(torch.int16).numpy()
     assert got.view(np.int16).tolist() == want.tolist()
 
@@ -35,7 +35,7 @@ def test_bf16_is_the_nearest_and_the_even_one_of_two() -> None:
 @pytest.mark.parametrize("dtype", HALVES)
 def test_what_is_no_number_stays_what_it_is(dtype: Storage) -> None:
     array = np.float32([np.inf, -np.inf, np.nan])
-    np.testing.assert_array_equal(widened(halved("w", array, dtype)), array)
+    np.testing.assert_array_equal(widened(stored_as("w", array, dtype)), array)
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,16 @@ def test_what_is_no_number_stays_what_it_is(dtype: Storage) -> None:
 )
 def test_a_number_out_of_range_is_refused(dtype: Storage, least: float, sentence: str, hint: str) -> None:
     with pytest.raises(ExportError, match=sentence) as caught:
-        halved("block.weight", np.float32([1.0, -least, np.inf]), dtype)
+        stored_as("block.weight", np.float32([1.0, -least, np.inf]), dtype)
     assert hint in (caught.value.hint or "")
-    assert np.isfinite(widened(halved("w", np.float32([-0.9999 * least]), dtype))).all()
+    assert np.isfinite(widened(stored_as("w", np.float32([-0.9999 * least]), dtype))).all()
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_widening_is_exact(dtype: Storage) -> None:
-    half = halved("w", numbers(), dtype)
+    half = stored_as("w", numbers(), dtype)
     assert widened(half).dtype == np.float32
-    assert halved("w", widened(half), dtype).tobytes() == half.tobytes()
+    assert stored_as("w", widened(half), dtype).tobytes() == half.tobytes()
     array = np.arange(3)
     assert widened(array) is array
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sift_cli.core import files
 from sift_cli.core.files import atomic_folder
 from sift_cli.errors import OutputExists, OutputUnwritable
 
@@ -43,11 +44,12 @@ def test_a_rename_that_fails_brings_the_old_one_back(tmp_path: Path, monkeypatch
     real = os.rename
 
     def rename(source: Path, target: Path) -> None:
-        if str(source).endswith(".tmp"):
+        if str(source).endswith("new"):
             raise OSError(errno.EACCES, "Permission denied")
         real(source, target)
 
     monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     with pytest.raises(OutputUnwritable):
         fill(tmp_path / "out", "new", force=True)
     assert (tmp_path / "out" / OURS).read_text() == "old"

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killing import forked
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sift_cli
 from sift_cli.core.seeds import derive_seed
-from sift_cli.errors import Malformed, ModelError, OutputBusy, OutputExists, PlanError
+from sift_cli.errors import Malformed, ModelError, OutputBusy, OutputExists, OutputUnwritable, PlanError
 from sift_cli.models import load as load_model
 from sift_cli.models import parse_architecture
 from sift_cli.training.recipes.data import Data
@@ -30,7 +31,7 @@ from sift_cli.training.recipes.data.text import Pieces
 from sift_cli.training.recipes.keys import numbers, read
 from sift_cli.training.recipes.models import example, transformed
 from sift_cli.training.recipes.recipe import Recipe
-from sift_cli.training.recipes.runs import BEST, LAST, STATE, RunFolder
+from sift_cli.training.recipes.runs import BEST, LAST, RECIPE, STATE, RunFolder
 from sift_cli.training.recipes.tasks import Measured, loss
 
 pytest.importorskip("accelerate")
@@ -405,7 +406,7 @@ def test_going_on_is_not_having_stopped(tmp_path: Path, whole: Run, after: int) 
     equal(again.folder.state(), whole.folder.state())
     assert [row["step"] for row in rows] == [4, 8, 12, 14]
     assert same(again.last, whole.last)
-    assert not [row for row in (tmp_path / "run").glob(".*.tmp")]
+    assert not list((tmp_path / "run").glob(".*tmp"))
 
 
 def test_a_run_that_is_done_is_not_run_again(tmp_path: Path) -> None:
@@ -431,6 +432,8 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     """While another one writes, nothing in the folder changes; when that is killed, with -9, the way is free."""
     folder = tmp_path / "run"
     process = started(BUSY, folder)
+    while list(folder.glob(".*tmp")):  # of the state, which has its name already
+        time.sleep(0.01)
     try:
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         for asked in ({"resume": True}, {"force": True}, {}):
@@ -489,14 +492,49 @@ def test_killed_and_resumed(tmp_path: Path, whole: Run) -> None:
     process = started(KILLED, tmp_path / "run")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    (tmp_path / "run" / ".state.pt.abc.tmp").write_bytes(b"half of it")
+    left = tmp_path / "run" / ".best.safetensors.sift-tmp"
+    left.mkdir(exist_ok=True)
+    (left / "new").write_bytes(b"half of it")
     again = Run(tmp_path / "run", language(), **RESUMED)
     stopped = again.folder.state()
     assert stopped is not None
     assert stopped["step"] < 14
     again.run(resume=True)
     equal(again.folder.state(), whole.folder.state())
-    assert not list((tmp_path / "run").glob(".*.tmp"))
+    assert not list((tmp_path / "run").glob(".*tmp"))
+
+
+def test_killed_before_there_was_a_recipe(tmp_path: Path) -> None:
+    """What is left of the first moment of a run is no folder of somebody else's."""
+    left = tmp_path / "run" / ".recipe.yaml.sift-tmp"
+    left.mkdir(parents=True)
+    (left / "new").write_bytes(b"half of it")
+    run = Run(tmp_path / "run", language(), steps=2)
+    run.folder.check(resume=False, force=False)
+    run.run()
+    assert not left.exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    with pytest.raises(OutputUnwritable, match="no run of sift train"):
+        Run(tmp_path / "mine", language(), steps=2).folder.check(resume=False, force=False)
+
+
+def test_killed_while_a_run_is_replaced(tmp_path: Path) -> None:
+    """Whatever of the old run is deleted by then, the folder is known as one, so that the next try may replace it."""
+    Run(tmp_path / "run", language(), steps=2).run()
+    folder = Run(tmp_path / "run", language(), steps=3).folder
+
+    def begin() -> None:
+        with folder.written(resume=False, force=True):
+            pass
+
+    event = 1
+    while forked(begin, tmp_path, event=event).status == signal.SIGKILL:
+        folder.check(resume=False, force=True)
+        event += 1
+    assert event > 15
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", RECIPE]
+    folder.check(resume=True, force=False)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from sift_cli.core.files import atomic
+from sift_cli.core.scratch import beside, clear
 from sift_cli.errors import Malformed, MissingExtra, OutputBusy, OutputExists, OutputUnwritable, PlanError, Unreadable
 from sift_cli.training.config.reading import read
 from sift_cli.training.recipes.recipe import Recipe, differing
@@ -65,7 +66,8 @@ class RunFolder:
         if not self.path.absolute().parent.is_dir():
             raise OutputUnwritable(self.path, f"the folder {self.path.absolute().parent} does not exist")
         if not self._is_run:
-            if self.path.exists() and (not self.path.is_dir() or any(one.name != LOCK for one in self.path.iterdir())):
+            begun = {LOCK, beside(self.path / RECIPE).name}  # all there is of a run that was killed before it was one
+            if self.path.exists() and not (self.path.is_dir() and {one.name for one in self.path.iterdir()} <= begun):
                 raise OutputUnwritable(self.path, "it is there, and no run of sift train")
         elif resume:
             there = read(self.path / RECIPE)
@@ -91,7 +93,11 @@ class RunFolder:
         with self._locked(fcntl.LOCK_EX):
             self._check(resume=resume, force=force)  # again: it may have been begun meanwhile
             self._begin(resume=resume)
-            yield
+            try:
+                yield
+            except KeyboardInterrupt as stop:
+                stop.add_note(f"go on with the run in {self.path} by --resume")
+                raise
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
@@ -121,15 +127,15 @@ class RunFolder:
 
     def _begin(self, *, resume: bool) -> None:
         try:
-            for left in self.path.glob(".*.tmp"):  # by a process that was killed while it wrote
-                left.unlink()
+            for name in (RECIPE, STATE, LOG, BEST, LAST):
+                clear(self.path / name)
             if self._is_run and resume:
                 return
-            for name in (RECIPE, STATE, BEST, LAST, LOG):
+            for name in (STATE, LOG, BEST, LAST):  # the recipe stays, by which a folder is known as a run
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise OutputUnwritable(self.path, error.strerror or str(error)) from None
-        with atomic(self.path / RECIPE) as temporary:
+        with atomic(self.path / RECIPE, force=True) as temporary:
             temporary.write_text(yaml.safe_dump(self._about, sort_keys=False))
 
     @property
