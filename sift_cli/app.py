@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +19,7 @@ from sift_cli.commands import (
     analyze,
     bench,
     check,
+    convert,
     demo,
     densify,
     diff,
@@ -23,54 +30,100 @@ from sift_cli.commands import (
     train,
     transform,
 )
-from sift_cli.errors import SiftError
+from sift_cli.commands._options import Json, Quiet
+from sift_cli.errors import Interrupted, SiftError, UsageError
 
 #: Typer has it, and does not export it.
-_UsageError: Any = typer.BadParameter.__bases__[0]
+_Usage: Any = typer.BadParameter.__bases__[0]
+#: Typer puts into the sentence what may have been meant; it is a hint.
+_MEANT = re.compile(r" \(?(?:Did you mean|Possible options:) (.+?)[?)]+$")
 
 
 class SiftGroup(TyperGroup):
-    """Renders a SiftError as a sentence with its hint, and ends with its exit code. Other exceptions are bugs and
-    pass."""
+    """The one place where an error becomes a sentence with its hint, and an exit code. Other exceptions are bugs and
+    pass.
+
+    Options of the group that no function is given are options of every command too, before its name and after.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        shared = [option for option in self.params if not option.expose_value]
+        for command in self.commands.values():
+            command.params.extend(shared)
+
+    def main(self, args: Sequence[str] | None = None, **settings: Any) -> None:  # type: ignore[override]
+        given = list(sys.argv[1:] if args is None else args)
+        # Looked up here and not by the option itself: an option that does not parse is reported in JSON too.
+        _output.begin(as_json="--json" in itertools.takewhile("--".__ne__, given))
+        try:
+            code = super().main(given or ["--help"], **{**settings, "standalone_mode": False})
+            code = code if given else UsageError.exit_code
+        except _Usage as error:
+            sentence, *meant = _MEANT.split(error.format_message().replace("Value error, ", "").strip())
+            # An option without its value is reported of no command.
+            command = error.ctx.command_path if error.ctx else " ".join(["sift", *filter(self.commands.get, given[:1])])
+            hint = f"did you mean {meant[0]}?" if meant else f"{command} --help"
+            code = _refuse(UsageError(sentence.rstrip("."), hint=hint))
+        except SiftError as error:
+            code = _refuse(error)
+        sys.exit(code or 0)
 
     def invoke(self, ctx: Any) -> Any:
-        # Looked up here and not by the option itself: an option that does not parse is reported in JSON too.
-        _output.use_json("--json" in [*ctx.args, *getattr(ctx, "_protected_args", ())])
         try:
             return super().invoke(ctx)
-        except SiftError as error:
-            _output.error(error)
-            raise typer.Exit(error.exit_code) from error
-        except _UsageError as error:
-            command = error.ctx.command_path if error.ctx else f"sift {ctx.invoked_subcommand}"
-            _output.usage_error(error.format_message(), command)
-            raise typer.Exit(2) from error
+        except (KeyboardInterrupt, typer.Abort) as stop:  # of which Typer would say nothing; Abort is at a question
+            left = getattr(stop, "__notes__", (None,))[-1]
+            raise Interrupted(signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT, left) from None
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which is to clean up as Ctrl-C does."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
+def _refuse(error: SiftError) -> int:
+    _output.error(error)
+    return error.exit_code
 
 
 app = typer.Typer(
+    name="sift",
     cls=SiftGroup,
-    no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Sparse models at the compute of dense ones: transform a checkpoint, prove it, run it.",
 )
 
 
-@app.callback()
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
-        typer.echo(f"sift {__version__}")
+def _version(wanted: bool) -> None:
+    if wanted:
+        _output.text(f"sift {__version__}")
         raise typer.Exit
 
 
-for command in (inspect, analyze, flops, transform, train, export, run, bench, densify, check, diff, demo):
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Options that come before a command's name."""
+
+
+for command in (inspect, analyze, flops, transform, train, export, run, bench, densify, convert, check, diff, demo):
     app.command(name=command.__name__.rpartition(".")[2], help=command.__doc__)(command.command)
 
 
 def main() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     app(prog_name="sift")
 
 

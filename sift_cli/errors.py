@@ -3,6 +3,8 @@
 ::
 
     SiftError                      1   anything below; carries the sentence and .hint, what to type next
+    ├─ UsageError                  2   the command line does not parse
+    │  └─ ConfigError                  a configuration, an option or a baseline of sift check
     ├─ CheckpointError             3   a file could not be read
     │  ├─ Unreadable                   it is missing, a folder, or the system refuses it
     │  ├─ Malformed                    path, at, why: its bytes contradict themselves
@@ -18,13 +20,14 @@
     ├─ VerificationFailed          6   a claim was measured and did not hold; carries the Certificate
     ├─ ExportError                 7   the model cannot be written in the format asked for
     ├─ RuntimeUnavailable          8   native library missing, onnxruntime too old, instruction set absent
-    └─ OutputError                 9   the output could not be written
-       ├─ OutputExists                 path
-       ├─ OutputUnwritable             path, why
-       └─ OutputBusy              10   path; another process is writing it
+    ├─ OutputError                 9   the output could not be written
+    │  ├─ OutputExists                 path
+    │  ├─ OutputUnwritable             path, why
+    │  └─ OutputBusy              10   path; another process is writing it
+    └─ Interrupted               130   by Ctrl-C; 143 by SIGTERM
 
-Exit code 2 is a usage error and belongs to Typer. Anything that is not a :class:`SiftError` is a bug in sift and keeps
-its traceback. A message is one sentence: what is wrong, and where. The hint says what to do about it.
+Anything that is not a :class:`SiftError` is a bug in sift and keeps its traceback. A message is one sentence: what is
+wrong, and where. The hint says what to do about it.
 """
 
 from __future__ import annotations
@@ -52,6 +55,14 @@ class SiftError(Exception):
         self.message = message
         self.hint = hint
         self.fields = fields
+
+
+class UsageError(SiftError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A usage error that is found in a file as well as on the command line."""
 
 
 class CheckpointError(SiftError):
@@ -157,7 +168,7 @@ class VerificationFailed(SiftError):
     exit_code = 6
 
     def __init__(self, message: str, certificate: Certificate | None = None, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, certificate=certificate)
         self.certificate = certificate
 
 
@@ -188,3 +199,18 @@ class OutputBusy(OutputError):
 
     def __init__(self, path: object, *, hint: str) -> None:
         super().__init__(f"another process is writing {path}", hint=hint, path=str(path))
+
+
+class Interrupted(SiftError):
+    """Ctrl-C or another signal ended the work; its exit code is a shell's, 128 + ``signal``.
+
+    Args:
+        signal: Its number.
+        left: What became of what was being written, or None if nothing was.
+    """
+
+    exit_code = 130
+
+    def __init__(self, signal: int = 2, left: str | None = None) -> None:
+        super().__init__(f"interrupted; {left}" if left else "interrupted")
+        self.exit_code = 128 + signal

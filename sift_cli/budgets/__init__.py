@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from sift_cli.budgets.errors import ConfigError
 from sift_cli.budgets.report import CheckReport, FileReport, Row
 
-__all__ = ["CheckReport", "ConfigError", "FileReport", "Row"]
+__all__ = ["CheckReport", "FileReport", "Row"]

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sift_cli.budgets.budget import FIGURES
-from sift_cli.budgets.errors import ConfigError
 from sift_cli.budgets.units import shown
 from sift_cli.core.files import atomic
+from sift_cli.errors import ConfigError
 
 SCHEMA = "sift.baseline/1"
 MOST_BYTES = 2**24

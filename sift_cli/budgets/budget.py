@@ -10,8 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from sift_cli.budgets.errors import ConfigError
 from sift_cli.budgets.units import parse_bytes, parse_count, parse_share, parse_tolerance, shown
+from sift_cli.errors import ConfigError
 
 #: What a baseline saves of a file, and a tolerance is for. Of each, more is worse.
 FIGURES = ("size", "macs", "params", "nonzero")

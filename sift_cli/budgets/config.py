@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from sift_cli.budgets import budget
-from sift_cli.budgets.errors import ConfigError
 from sift_cli.budgets.units import shown
+from sift_cli.errors import ConfigError
 
 NAME, SHARED = "sift.toml", "pyproject.toml"
 MOST_BYTES = 2**20

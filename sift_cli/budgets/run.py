@@ -8,11 +8,10 @@ from pathlib import Path
 
 from sift_cli.budgets import baseline as saved_figures
 from sift_cli.budgets.budget import FIGURES, Budget
-from sift_cli.budgets.errors import ConfigError
 from sift_cli.budgets.measure import Count, Figures
 from sift_cli.budgets.report import CheckReport, FileReport, Row
 from sift_cli.budgets.rows import against, rows, unmeasured
-from sift_cli.errors import CheckpointError, ModelError, VerificationFailed
+from sift_cli.errors import CheckpointError, ConfigError, ModelError, VerificationFailed
 
 
 def run(

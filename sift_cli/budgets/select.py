@@ -11,8 +11,8 @@ from typing import Any
 
 from sift_cli.budgets.budget import Budget
 from sift_cli.budgets.config import Config
-from sift_cli.budgets.errors import ConfigError
 from sift_cli.budgets.units import shown
+from sift_cli.errors import ConfigError
 
 #: A pattern that matches more is a mistake: ``**`` in a home folder.
 MOST_FILES = 10_000

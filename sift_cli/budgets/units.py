@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from sift_cli.budgets.errors import ConfigError
 from sift_cli.core.sparsity import parse_sparsity
-from sift_cli.errors import PlanError
+from sift_cli.errors import ConfigError, PlanError
 
 #: Short enough that no text of this form is a number that does not fit into memory.
 _NUMBER = re.compile(r"\+?(\d[\d_]{0,30}(?:\.\d{1,30})?(?:e\+?\d{1,2})?)\s*([a-z]*|%)", re.IGNORECASE)

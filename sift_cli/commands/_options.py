@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sift_cli.commands import _output
 from sift_cli.core.sparsity import parse_sparsity
 from sift_cli.errors import PlanError
 
@@ -56,7 +57,14 @@ def _arrays(text: str) -> Arrays:
         raise typer.BadParameter(f"{text} is no .npz of arrays; write it with numpy.savez") from None
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+#: Of every command, before its name or after: see :class:`sift_cli.app.SiftGroup`. They reach the sink and no command.
+Json = Annotated[bool, typer.Option("--json", expose_value=False, help="Print one JSON document.")]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", callback=_output.be_quiet, expose_value=False, help="Say nothing about the work, only errors."
+    ),
+]
 Source = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or an architecture: torchvision:resnet18.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]

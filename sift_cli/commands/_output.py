@@ -4,28 +4,36 @@ what is said about the work goes to stderr."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sift_cli.errors import SiftError, VerificationFailed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
 
     from sift_cli.api import Written
     from sift_cli.core.certificate import Certificate
 
-_json = False
+#: What a shell reports of a program that writes to a pipe whose reader has left: 128 + SIGPIPE.
+_READER_LEFT = 141
+
+_json = _quiet = False
 
 
-def use_json(wanted: bool) -> None:
-    """Make this invocation print JSON."""
-    global _json
-    _json = wanted
+def begin(*, as_json: bool) -> None:
+    """Begin an invocation, which prints JSON or not, and is not quiet until it is told to be."""
+    global _json, _quiet
+    _json, _quiet = as_json, False
+
+
+def be_quiet(wanted: bool) -> None:
+    """Say nothing more about the work, if that is wanted."""
+    global _quiet
+    _quiet = _quiet or wanted
 
 
 def wants_json() -> bool:
@@ -33,37 +41,55 @@ def wants_json() -> bool:
 
 
 def data(document: dict[str, Any]) -> None:
-    """One JSON document on stdout."""
+    """One JSON document on stdout, in ASCII: a name that is no UTF-8 keeps its bytes, as Python's surrogates."""
     # NaN and infinity are no JSON; a measured error that is one of them becomes a string.
-    print(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False))
+    print_out(json.dumps(_finite(document), indent=2, allow_nan=False))
 
 
 def text(line: str = "") -> None:
     """A line of data for people."""
-    print(_printable(line))
+    print_out(_printable(line))
 
 
 def note(line: str) -> None:
-    """A line about the work, on stderr; nothing under ``--json``."""
-    if not _json:
-        _console(stderr=True).print(line, highlight=False, markup=False)
+    """A line about the work, on stderr; nothing under ``--json`` and ``--quiet``."""
+    if not (_json or _quiet):
+        _write(_printable(line), sys.stderr)
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """A spinner on stderr while the block runs; nothing where stderr is no terminal."""
+    """A spinner on stderr while the block runs; nothing where :func:`terminal` is None."""
     console = terminal()
     if console is None:
         yield
         return
-    with console.status(what):
+    with console.status(_printable(what)):
         yield
 
 
 def terminal() -> Console | None:
-    """stderr where what is said about the work may move; None under ``--json`` and where stderr is no terminal."""
-    console = _console(stderr=True)
-    return console if console.is_terminal and not _json else None
+    """stderr where what is said about the work may move; None under ``--json`` and ``--quiet``, and where stderr is no
+    terminal or one that cannot move its cursor."""
+    if _json or _quiet or not sys.stderr.isatty():
+        return None
+    console = _console(sys.stderr)
+    return None if console.is_dumb_terminal else console
+
+
+def print_out(document: str) -> None:
+    """Lines of data as they are: a document of some format, or a table."""
+    _write(document, sys.stdout)
+
+
+def _write(line: str, stream: TextIO) -> None:
+    encoding = stream.encoding or "utf-8"
+    try:
+        # Now and not when the interpreter ends, which could do nothing but print a traceback.
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise SystemExit(_READER_LEFT) from None
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> None:
@@ -83,7 +109,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
         sheet.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         sheet.add_row(*(_cell(value) for value in row))
-    _console().print(sheet, markup=False)
+    console = _console(sys.stdout)
+    with console.capture() as printed:
+        console.print(sheet, markup=False)
+    print_out(printed.get().removesuffix("\n"))
 
 
 def certificate(measured: Certificate) -> None:
@@ -96,11 +125,18 @@ def certificate(measured: Certificate) -> None:
     )
 
 
-def written(result: Written, output: Path) -> None:
-    """A file that was written, with its certificate."""
+def written(command: str, result: Written, **more: Any) -> None:
+    """What a command wrote, with its certificate; under ``--json`` with ``more`` about it."""
     if _json:
-        tuned = {"tuned": [layer.to_json() for layer in result.tuned]} if result.tuned else {}
-        data({**result.certificate.to_json(), **tuned, "output": str(output), "bytes": result.bytes})
+        data(
+            {
+                "schema": f"sift.{command}/1",
+                "output": str(result.path),
+                "bytes": result.bytes,
+                "certificate": result.certificate.to_json(),
+                **more,
+            }
+        )
         return
     if result.tuned:
         rows = [
@@ -110,47 +146,27 @@ def written(result: Written, output: Path) -> None:
         ]  # fmt: skip
         table("tuned", ["layer", "weights", "dense ms", "usual ms", "best ms", "decision"], rows)
     certificate(result.certificate)
-    text(f"wrote {output} ({size(result.bytes)})")
+    text(f"wrote {result.path} ({size(result.bytes)})")
 
 
 def error(problem: SiftError) -> None:
     """The sentence and the hint on stderr; under ``--json`` the facts on stdout too."""
-    print(f"error: {_printable(problem.message)}", file=sys.stderr)
+    _write(f"error: {_printable(problem.message)}", sys.stderr)
     if problem.hint:
-        print(f"hint: {_printable(problem.hint)}", file=sys.stderr)
-    measured = problem.certificate if isinstance(problem, VerificationFailed) else None
-    if _json:
-        facts = measured.to_json() if measured is not None else {"schema": "sift.error/1"}
-        data(
-            {
-                **facts,
-                "error": type(problem).__name__,
-                "message": problem.message,
-                "hint": problem.hint,
-                "exit_code": problem.exit_code,
-                "fields": {key: value for key, value in problem.fields.items() if _is_json(value)},
-            }
-        )
-    elif measured is not None:
-        certificate(measured)
-
-
-def usage_error(message: str, command: str) -> None:
-    """One sentence for an option or argument that does not parse."""
-    sentence = _printable(message.replace("Value error, ", "").strip().rstrip("."))
-    hint = f"{command} --help"
-    print(f"error: {sentence}\nhint: {hint}", file=sys.stderr)
+        _write(f"hint: {_printable(problem.hint)}", sys.stderr)
     if _json:
         data(
             {
                 "schema": "sift.error/1",
-                "error": "Usage",
-                "message": sentence,
-                "hint": hint,
-                "exit_code": 2,
-                "fields": {},
+                "error": type(problem).__name__,
+                "message": problem.message,
+                "hint": problem.hint,
+                "exit_code": problem.exit_code,
+                "fields": {name: _fact(value) for name, value in problem.fields.items()},
             }
         )
+    elif isinstance(problem, VerificationFailed) and problem.certificate is not None:
+        certificate(problem.certificate)
 
 
 def size(count: int) -> str:
@@ -163,12 +179,16 @@ def size(count: int) -> str:
     return f"{value:.2f} GB"
 
 
-def _console(*, stderr: bool = False) -> Console:
+def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    # Off a terminal rich would wrap at 80 columns; a table in a file or a pipe keeps its lines whole.
-    return Console(file=stream, width=None if stream.isatty() else 200)
+    # Off a terminal rich would wrap at 80 columns; a table in a file or a pipe keeps its lines whole. Under NO_COLOR it
+    # would still print bold.
+    return Console(
+        file=stream,
+        width=None if stream.isatty() else 200,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+    )
 
 
 def _cell(value: object) -> str:
@@ -194,9 +214,5 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True
+def _fact(value: Any) -> Any:
+    return value.to_json() if hasattr(value, "to_json") else value

@@ -19,7 +19,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import AllowPickle, Json
+from sift_cli.commands._options import AllowPickle
 
 if TYPE_CHECKING:
     from sift_cli.analysis import CheckpointAnalysis
@@ -47,11 +47,10 @@ def command(
         ),
     ] = None,
     allow_pickle: AllowPickle = False,
-    json: Json = False,
 ) -> None:
     with _output.working(f"analysing {paths[0] if len(paths) == 1 else f'{len(paths)} checkpoints'}"):
         report = api.analyze(paths, inputs_first=inputs_first or (), allow_pickle=allow_pickle)
-    if json:
+    if _output.wants_json():
         _output.data(report.to_json())
         return
     series = len(report.checkpoints) > 1

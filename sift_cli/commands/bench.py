@@ -19,7 +19,6 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import Json
 
 if TYPE_CHECKING:
     from sift_cli.runtime.bench import BenchReport, Comparison, Measured, Spread
@@ -54,7 +53,6 @@ def command(
     peer_python: Annotated[
         str | None, typer.Option(metavar="PYTHON", envvar="SIFT_PEER_PYTHON", help="The interpreter with DeepSparse.")
     ] = None,
-    json: Json = False,
 ) -> None:
     with _output.working(f"timing {model}"):
         report = api.bench(
@@ -68,7 +66,7 @@ def command(
             seed=seed,
             peer_python=peer_python,
         )
-    _output.data(report.to_json()) if json else _print(report)
+    _output.data(report.to_json()) if _output.wants_json() else _print(report)
 
 
 def _print(report: BenchReport) -> None:

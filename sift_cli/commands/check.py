@@ -27,7 +27,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import AllowPickle, Arch, InputShape, Json
+from sift_cli.commands._options import AllowPickle, Arch, InputShape
 from sift_cli.errors import OutputUnwritable
 
 if TYPE_CHECKING:
@@ -72,9 +72,8 @@ def command(
     input_shape: InputShape = None,
     output_format: Annotated[Format, typer.Option("--format", help="How it is printed.")] = Format.text,
     allow_pickle: AllowPickle = False,
-    json: Json = False,
 ) -> None:
-    if json and output_format is not Format.text:
+    if _output.wants_json() and output_format is not Format.text:
         raise typer.BadParameter(f"--json does not go with --format {output_format}", param_hint="--format")
     options = {
         "max-size": max_size, "max-flops": max_flops, "max-macs": max_macs, "max-params": max_params,
@@ -86,7 +85,7 @@ def command(
             paths or (), options={key: value for key, value in options.items() if value is not None}, config=config,
             baseline=baseline, update_baseline=update_baseline, allow_pickle=allow_pickle,
         )  # fmt: skip
-    if json:
+    if _output.wants_json():
         _output.data(report.to_json())
     else:
         {Format.text: _print, Format.github: _print_github, Format.junit: _print_junit}[output_format](report)
@@ -126,4 +125,4 @@ def _print_github(report: CheckReport) -> None:
 def _print_junit(report: CheckReport) -> None:
     from sift_cli.budgets import junit
 
-    print(junit.document(report))
+    _output.print_out(junit.document(report))

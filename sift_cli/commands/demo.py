@@ -19,7 +19,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import Force, Json, Sparsity
+from sift_cli.commands._options import Force, Sparsity
 from sift_cli.core.sparsity import parse_sparsity
 from sift_cli.errors import OutputUnwritable
 
@@ -32,7 +32,6 @@ def command(
         Path | None, typer.Option("--output", "-o", help="Folder for the files; by default they are thrown away.")
     ] = None,
     force: Force = False,
-    json: Json = False,
 ) -> None:
     if output is not None:
         try:
@@ -70,7 +69,8 @@ def _demo(folder: Path, sparsity: Any, *, keep: bool, force: bool) -> None:
     dense = sum(layer.numel_after for layer in plan.layers) * 4
     if _output.wants_json():
         _output.data({
-            **claims.to_json(), "macs": {"before": plan.macs_before, "after": plan.macs_after, "onnx": counted.sparse},
+            "schema": "sift.demo/1", "certificate": claims.to_json(),
+            "macs": {"before": plan.macs_before, "after": plan.macs_after, "onnx": counted.sparse},
             "bytes": {"safetensors": written.bytes, "onnx": exported.bytes, "dense": dense},
             "seconds": {"sift": fast.seconds, "onnxruntime": plain.seconds},
         })  # fmt: skip

@@ -24,7 +24,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import AllowPickle, Arch, Force, Json, Output, Seed
+from sift_cli.commands._options import AllowPickle, Arch, Force, Output, Seed
 from sift_cli.errors import PlanError
 
 
@@ -56,13 +56,12 @@ def command(
     arch: Arch = None,
     allow_pickle: AllowPickle = False,
     force: Force = False,
-    json: Json = False,
 ) -> None:
     with _output.working(f"densifying {model}"):
         written = api.densify(
             model, output, revive=revive, seed=seed, optimizer=optimizer.value, force=force, arch=arch,
             allow_pickle=allow_pickle,
         )  # fmt: skip
-    _output.written(written, output)
+    _output.written("densify", written)
     if written.plan is not None and output.suffix in (".pt", ".pth", ".bin"):
         _output.note("note: a state_dict has no room for the plan; only a .safetensors can be loaded by sift again")

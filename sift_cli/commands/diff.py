@@ -21,7 +21,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import AllowPickle, Arch, InputShape, Json
+from sift_cli.commands._options import AllowPickle, Arch, InputShape
 
 if TYPE_CHECKING:
     from sift_cli.analysis.difference import Difference, Side, TensorDifference
@@ -38,13 +38,12 @@ def command(
     arch: Arch = None,
     input_shape: InputShape = None,
     allow_pickle: AllowPickle = False,
-    json: Json = False,
 ) -> None:
     with _output.working(f"comparing {before} and {after}"):
         found = api.diff(
             before, after, count=flops, arch=arch, input_shape=input_shape, allow_pickle=allow_pickle
         )  # fmt: skip
-    _output.data(found.to_json()) if json else _print(found)
+    _output.data(found.to_json()) if _output.wants_json() else _print(found)
     if exit_code and not found.equal:
         raise typer.Exit(1)
 

@@ -31,7 +31,6 @@ from sift_cli.commands._options import (
     Force,
     InputArrays,
     InputShape,
-    Json,
     MinSparsity,
     Output,
     Source,
@@ -68,7 +67,6 @@ def command(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to tune for; by default one a core.")] = None,
     allow_pickle: AllowPickle = False,
     force: Force = False,
-    json: Json = False,
 ) -> None:
     written = choosing(
         f"exporting {model}",
@@ -76,4 +74,4 @@ def command(
         dtype=dtype.value, force=force, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape,
         input_arrays=input_npz, min_sparsity=min_sparsity, tune=tune, threads=threads,
     )  # fmt: skip
-    _output.written(written, output)
+    _output.written("export", written, tuned=[layer.to_json() for layer in written.tuned])

@@ -24,7 +24,7 @@ import typer
 from sift_cli import api
 from sift_cli.commands import _output
 from sift_cli.commands._ask import choosing
-from sift_cli.commands._options import AllowPickle, Arch, InputArrays, InputShape, Json, Source
+from sift_cli.commands._options import AllowPickle, Arch, InputArrays, InputShape, Source
 
 if TYPE_CHECKING:
     from sift_cli.core.counts import FlopReport
@@ -75,7 +75,6 @@ def command(
     input_shape: InputShape = None,
     input_npz: InputArrays = None,
     allow_pickle: AllowPickle = False,
-    json: Json = False,
 ) -> None:
     if sequences is not None and count is not Count.paper_gpt:
         raise typer.BadParameter("only --count paper-gpt counts sequences", param_hint="--sequences")
@@ -90,10 +89,10 @@ def command(
             f"counting {model}",
             api.training_flops, model, interval=interval, window=Fraction(str(window)), **counting,
         )  # fmt: skip
-        _output.data(costs.to_json()) if json else _print_training(costs)
+        _output.data(costs.to_json()) if _output.wants_json() else _print_training(costs)
         return
     report = choosing(f"counting {model}", api.flops, model, count=count.value, **counting)
-    if not json:
+    if not _output.wants_json():
         _print(report, by, sequences)
         return
     document = report.to_json()

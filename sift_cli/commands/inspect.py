@@ -17,7 +17,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import AllowPickle, Json
+from sift_cli.commands._options import AllowPickle
 from sift_cli.core.certificate import Certificate
 
 
@@ -30,10 +30,9 @@ def command(
         ),
     ] = None,
     allow_pickle: AllowPickle = False,
-    json: Json = False,
 ) -> None:
     report = api.inspect(path, nonzeros=nonzeros, allow_pickle=allow_pickle)
-    if json:
+    if _output.wants_json():
         _output.data(report.to_json())
         return
     _output.table(

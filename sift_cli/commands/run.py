@@ -18,7 +18,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import Force, Json
+from sift_cli.commands._options import Force
 
 
 def command(
@@ -37,7 +37,6 @@ def command(
         bool, typer.Option("--library/--no-library", help="Without it onnxruntime runs the fallback functions.")
     ] = True,
     force: Force = False,
-    json: Json = False,
 ) -> None:
     with _output.working(f"running {model}"):
         result = api.run(
@@ -50,7 +49,7 @@ def command(
             library=library,
             force=force,
         )
-    if json:
+    if _output.wants_json():
         _output.data(result.to_json())
         return
     if result.kernels:

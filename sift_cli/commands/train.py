@@ -23,7 +23,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import AllowPickle, Json
+from sift_cli.commands._options import AllowPickle
 
 if TYPE_CHECKING:
     from sift_cli.training.recipes.loop import Progress
@@ -53,10 +53,9 @@ def command(
     ] = False,
     allow_pickle: AllowPickle = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the folder.")] = False,
-    json: Json = False,
 ) -> None:
     if recipe is None:
-        _list(json)
+        _list()
         return
     if resume and force:
         raise typer.BadParameter("either go on with a run or replace it", param_hint="--resume")
@@ -70,7 +69,7 @@ def command(
         )  # fmt: skip
     if not _speaks():
         return
-    if json:
+    if _output.wants_json():
         _output.data(done.to_json())
         return
     shown = [key for key in done.log[-1] if key not in _HIDDEN and done.log[-1][key] is not None]
@@ -88,11 +87,11 @@ def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _list(json: bool) -> None:
+def _list() -> None:
     from sift_cli.training.recipes.recipe import about, shipped
 
     recipes = {name: about(name) for name in shipped()}
-    if json:
+    if _output.wants_json():
         _output.data({"schema": "sift.recipes/1", "recipes": recipes})
     else:
         _output.table("", ["recipe", "what it is"], recipes.items(), left=2)

@@ -21,7 +21,7 @@ import typer
 from sift_cli import api, registry
 from sift_cli.commands import _output
 from sift_cli.commands._ask import choosing
-from sift_cli.commands._options import AllowPickle, Arch, Force, InputArrays, InputShape, Json, Seed, Source, Sparsity
+from sift_cli.commands._options import AllowPickle, Arch, Force, InputArrays, InputShape, Seed, Source, Sparsity
 from sift_cli.core.plan import PlannedLayer, TransformPlan
 
 #: The choices are the files of the folder.
@@ -139,7 +139,6 @@ def command(
     input_npz: InputArrays = None,
     allow_pickle: AllowPickle = False,
     force: Force = False,
-    json: Json = False,
 ) -> None:
     if sparsity_config is not None:
         raise typer.BadParameter(
@@ -174,7 +173,7 @@ def command(
             api.try_plan(decided, model, **loading)
         else:
             decided = choosing(f"planning {model}", api.plan, model, **loading, **options, **masks)
-        _output.data(decided.to_json()) if json else _print_plan(decided)
+        _output.data(decided.to_json()) if _output.wants_json() else _print_plan(decided)
         return
     if output is None:
         named, share = (decided.kind, decided.sparsity) if decided is not None else (kind.value, sparsity)
@@ -185,19 +184,14 @@ def command(
         api.transform, model, output=output, decided=decided, force=force, **loading, **masks,
         **({} if decided is not None else options),
     )  # fmt: skip
-    if json:
-        assert written.plan is not None
-        _output.data({
-            **written.certificate.to_json(), "output": str(output), "bytes": written.bytes,
-            "solved_sparsity": written.plan.solved_sparsity,
-            "macs": {"before": written.plan.macs_before, "after": written.plan.macs_after},
-            "notes": list(written.plan.notes),
-        })  # fmt: skip
-        return
-    assert written.plan is not None
-    _summary(written.plan)
-    _output.certificate(written.certificate)
-    _output.text(f"wrote {output} ({_output.size(written.bytes)})")
+    carried_out = written.plan
+    assert carried_out is not None
+    if not _output.wants_json():
+        _summary(carried_out)
+    _output.written(
+        "transform", written, solved_sparsity=carried_out.solved_sparsity, notes=list(carried_out.notes),
+        macs={"before": carried_out.macs_before, "after": carried_out.macs_after},
+    )  # fmt: skip
 
 
 def _print_plan(plan: TransformPlan) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sift_cli.budgets import ConfigError, budget, config
+from sift_cli.budgets import budget, config
 from sift_cli.budgets.select import MOST_FILES, select
+from sift_cli.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import pytest
 
-from sift_cli.budgets import ConfigError
 from sift_cli.budgets.units import count_text, parse_bytes, parse_count, parse_share, parse_tolerance
+from sift_cli.errors import ConfigError
 
 
 @pytest.mark.parametrize(

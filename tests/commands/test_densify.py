@@ -339,7 +339,8 @@ def test_the_command_line(sift: Sift) -> None:
     done = sift("densify", "x.pt", "-o", "y.safetensors", "--revive", "normal(0.01)", "--seed", 5, "--json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
-    assert {claim["name"]: claim["verdict"] for claim in document["claims"]} == {"roundtrip": "held", "revived": "held"}
+    claims = document["certificate"]["claims"]
+    assert {claim["name"]: claim["verdict"] for claim in claims} == {"roundtrip": "held", "revived": "held"}
     assert sift("densify", "x.pt", "-o", "y.safetensors").exit_code == OutputExists.exit_code
     for wrong in (("--revive", "uniform"), ("--optimizer", "keep")):
         assert sift("densify", "x.pt", "-o", "z.pt", *wrong).exit_code == 2

@@ -28,7 +28,7 @@ def test_the_error_is_printed(sift: Sift, source: None) -> None:
     (line,) = (line for line in done.stdout.splitlines() if line.startswith(" rounding"))
     assert "what fp16 changes, as a part of the largest number of each output" in line
     document = json.loads(sift(*export, "-o", "half.onnx", "--dtype", "fp16", "--force", "--json").stdout)
-    (claim,) = (claim for claim in document["claims"] if claim["name"] == "rounding")
+    (claim,) = (claim for claim in document["certificate"]["claims"] if claim["name"] == "rounding")
     assert 1e-5 < claim["after"] < 1e-3  # 2^-12 of each weight, and their signs mix
     assert f"{claim['after']:.3g}" in line
     assert 0.5 < document["bytes"] / Path("exact.onnx").stat().st_size < 0.6

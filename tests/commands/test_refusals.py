@@ -138,7 +138,7 @@ def test_a_broken_claim_is_exit_code_6_and_no_file(
     refused(done, 6, "roundtrip")
     assert sorted(os.listdir()) == before
     document = json.loads(done.stdout)
-    assert [c["name"] for c in document["claims"] if c["verdict"] == "broken"] == ["roundtrip"]
+    assert [c["name"] for c in document["fields"]["certificate"]["claims"] if c["verdict"] == "broken"] == ["roundtrip"]
     assert document["exit_code"] == 6
 
 

@@ -98,7 +98,7 @@ def test_official_counts_are_those_of_the_official_profiler(sift: Sift) -> None:
 
 
 def test_a_tie_is_asked_about_where_someone_can_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    _output.use_json(False)
+    _output.begin(as_json=False)
     asked: list[dict[str, object]] = []
 
     def function(source: str, **arguments: object) -> str:
