@@ -21,7 +21,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sift_cli.api import analyze as analyze
+    from sift_cli.api import check as check
+    from sift_cli.api import convert as convert
     from sift_cli.api import densify as densify
+    from sift_cli.api import diff as diff
     from sift_cli.api import export as export
     from sift_cli.api import flops as flops
     from sift_cli.api import inspect as inspect
@@ -44,7 +47,10 @@ _HOMES = {
     "SparsityConfig": ("training.config", "SparsityConfig"),
     "analyze": ("api", "analyze"),
     "apply_masks": ("surgery", "apply_masks"),
+    "check": ("api", "check"),
+    "convert": ("api", "convert"),
     "densify": ("api", "densify"),
+    "diff": ("api", "diff"),
     "export": ("api", "export"),
     "flops": ("api", "flops"),
     "inspect": ("api", "inspect"),
@@ -65,7 +71,10 @@ __all__ = [
     "__version__",
     "analyze",
     "apply_masks",
+    "check",
+    "convert",
     "densify",
+    "diff",
     "export",
     "flops",
     "inspect",

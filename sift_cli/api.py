@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sift_cli.core.certificate import Certificate
 from sift_cli.core.counts import FlopReport
-from sift_cli.core.files import atomic, check_writable
+from sift_cli.core.files import atomic
 from sift_cli.core.plan import Architecture, InputSpec, TransformPlan
 from sift_cli.core.sparsity import parse_sparsity
-from sift_cli.errors import ExportError, Malformed, ModelError, PlanError, Unreadable, VerificationFailed
+from sift_cli.errors import ConfigError, ExportError, Malformed, ModelError, PlanError, Unreadable, VerificationFailed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from sift_cli.analysis.difference import Difference, Side
     from sift_cli.budgets import CheckReport
     from sift_cli.checkpoint.report import InspectReport
+    from sift_cli.conversion import Converted
+    from sift_cli.conversion import Progress as Converting
     from sift_cli.core.half import Storage
     from sift_cli.export.torch_file import Optimizer
     from sift_cli.flops.training import TrainingReport
@@ -181,7 +184,7 @@ def check(
         ConfigError: The configuration, an option or the baseline is wrong, or there is nothing to check.
         OutputError: The baseline cannot be written.
     """
-    from sift_cli.budgets import ConfigError, budget
+    from sift_cli.budgets import budget
     from sift_cli.budgets import config as configs
     from sift_cli.budgets.run import run as check_all
     from sift_cli.budgets.select import select
@@ -366,23 +369,22 @@ def transform(
 
     output = Path(output)
     folder = publishing.is_folder(output, source)
-    publishing.check(output, folder=folder, force=force)
-    if decided is not None:
-        seed = int(decided.options["seed"])
-    model = models.load(
-        source, arch=arch, allow_pickle=allow_pickle, seed=seed, input_shape=input_shape, input_arrays=input_arrays
-    )
-    if decided is None:
-        decided = plan(model, mask=mask, seed=seed, **options)
-    elif options or mask == "topk":
-        added = ", ".join(options or ("mask",))
-        raise PlanError(f"a plan is complete, {added} cannot be added to it", hint="decide a new plan")
-    else:
-        _check_plan(decided, model)
-    if folder:
-        artifact.check_folder(decided)
-    written = surgery.transform(model, decided, _given(mask))
     with publishing.published(output, folder=folder, force=force) as temporary:
+        if decided is not None:
+            seed = int(decided.options["seed"])
+        model = models.load(
+            source, arch=arch, allow_pickle=allow_pickle, seed=seed, input_shape=input_shape, input_arrays=input_arrays
+        )
+        if decided is None:
+            decided = plan(model, mask=mask, seed=seed, **options)
+        elif options or mask == "topk":
+            added = ", ".join(options or ("mask",))
+            raise PlanError(f"a plan is complete, {added} cannot be added to it", hint="decide a new plan")
+        else:
+            _check_plan(decided, model)
+        if folder:
+            artifact.check_folder(decided)
+        written = surgery.transform(model, decided, _given(mask))
         artifact.save(written, temporary, companions=publishing.companions_of(source))
         read = artifact.load(temporary, arch=decided.architecture.callable)
         certificate = certify(Evidence(model, written, read))
@@ -441,31 +443,28 @@ def export(
         raise ExportError("--threads is for --tune")
     if format == "folder" and dtype != "fp32":
         raise ExportError("--dtype is for a file; a folder is the library's, and float32")
-    publishing.check(output, folder=format == "folder", force=force)
-    least = None if min_sparsity is None else float(parse_sparsity(min_sparsity))
-    tuning = _tuning(threads, least) if tune else None
-    if format == "onnx" and _is_onnx(source):
-        if opset is not None or arch is not None:
-            raise ExportError(f"{source} is an ONNX graph, which keeps its opset and architecture")
-        from sift_cli.verify.pruned_onnx import write_pruned
+    with publishing.published(output, folder=format == "folder", force=force) as temporary:
+        least = None if min_sparsity is None else float(parse_sparsity(min_sparsity))
+        tuning = _tuning(threads, least) if tune else None
+        if format == "onnx" and _is_onnx(source):
+            if opset is not None or arch is not None:
+                raise ExportError(f"{source} is an ONNX graph, which keeps its opset and architecture")
+            from sift_cli.verify.pruned_onnx import write_pruned
 
-        with atomic(output, force=force) as temporary:
             certificate = write_pruned(
                 Path(source), temporary, least=least, tuning=tuning, dtype=dtype, input_shape=input_shape,
                 input_arrays=input_arrays,
             )  # fmt: skip
-        return Written(output, certificate, None, tuning.layers if tuning else ())
-    model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_arrays)
-    if format == "onnx":
-        from sift_cli.verify.onnx_export import write_onnx
+            return Written(output, certificate, None, tuning.layers if tuning else ())
+        model = _open(source, arch=arch, allow_pickle=allow_pickle, input_shape=input_shape, input_arrays=input_arrays)
+        if format == "onnx":
+            from sift_cli.verify.onnx_export import write_onnx
 
-        with atomic(output, force=force) as temporary:
             certificate = write_onnx(model, temporary, opset=opset or OPSET, dtype=dtype, least=least, tuning=tuning)
-    else:
-        model = _artifact(model, source)
-        with publishing.published(output, folder=format == "folder", force=force) as temporary:
+        else:
+            model = _artifact(model, source)
             certificate = _rewrite(model, temporary, publishing.companions_of(source), dtype)
-    return Written(output, certificate, getattr(model, "plan", None), tuning.layers if tuning else ())
+        return Written(output, certificate, getattr(model, "plan", None), tuning.layers if tuning else ())
 
 
 def _tuning(threads: int | None, least: float | None) -> Tuning:
@@ -521,38 +520,36 @@ def densify(
     revival = Revival.parse(revive, seed)
     folder = publishing.is_folder(output, source)
     by_torch = not folder and output.suffix != ".safetensors"
-    publishing.check(output, folder=folder, force=force)
     if by_torch and output.suffix not in (".pt", ".pth", ".bin"):
         raise ExportError(
             f"{output} is neither .safetensors nor .pt", hint="name the output by the format it is to have"
         )
     if optimizer == "carry" and not by_torch:
         raise ExportError(f"{output} has no place for the state of an optimizer", hint="name a .pt file")
-    with open_checkpoint(source, allow_pickle=allow_pickle) as checkpoint:
-        ours = manifest.is_artifact(checkpoint.metadata)
-        if checkpoint.format == "onnx":
-            raise ModelError(
-                f"{source} is an ONNX graph, which has no parameters to train",
-                hint=f"give the {'artifact' if ours else 'checkpoint'} that it was exported from",
-            )
-        plan = manifest.loads(checkpoint.metadata, source).plan if ours else None
-        alike = source.is_dir() == folder and not by_torch
-        # A folder may call its tensors otherwise than the model does that its masks are for; low rank has none.
-        if plan is None or (alike and plan.masked and plan.masked.keys() <= checkpoint.tensors.keys()):
-            view = DenseView(checkpoint, revival)
-            if plan is not None and plan.masked != {name: one.kept for name, one in view.masked.items()}:
-                raise Malformed(source, "its masks", "they keep other weights than its plan says")
-            with publishing.published(output, folder=folder, force=force) as temporary:
+    with publishing.published(output, folder=folder, force=force) as temporary:
+        with open_checkpoint(source, allow_pickle=allow_pickle) as checkpoint:
+            ours = manifest.is_artifact(checkpoint.metadata)
+            if checkpoint.format == "onnx":
+                raise ModelError(
+                    f"{source} is an ONNX graph, which has no parameters to train",
+                    hint=f"give the {'artifact' if ours else 'checkpoint'} that it was exported from",
+                )
+            plan = manifest.loads(checkpoint.metadata, source).plan if ours else None
+            alike = source.is_dir() == folder and not by_torch
+            # A folder may call its tensors otherwise than the model does that its masks are for; low rank has none.
+            if plan is None or (alike and plan.masked and plan.masked.keys() <= checkpoint.tensors.keys()):
+                view = DenseView(checkpoint, revival)
+                if plan is not None and plan.masked != {name: one.kept for name, one in view.masked.items()}:
+                    raise Malformed(source, "its masks", "they keep other weights than its plan says")
                 certificate = write_densified(
                     view, temporary, by_torch=by_torch, optimizer=optimizer, allow_pickle=allow_pickle
                 )
-            return Written(output, certificate, plan)
-    if optimizer == "carry":
-        raise ModelError(f"{source} has no state of an optimizer to carry", hint="leave out --optimizer carry")
-    model = _artifact(_open(source, arch=arch), source)
-    about = {"source": source.name, "sha256": digest(source), **revival.about()}
-    dense = artifact.densified(model, revival, about)
-    with publishing.published(output, folder=folder, force=force) as temporary:
+                return Written(output, certificate, plan)
+        if optimizer == "carry":
+            raise ModelError(f"{source} has no state of an optimizer to carry", hint="leave out --optimizer carry")
+        model = _artifact(_open(source, arch=arch), source)
+        about = {"source": source.name, "sha256": digest(source), **revival.about()}
+        dense = artifact.densified(model, revival, about)
         if by_torch:
             artifact.save_state_dict(dense, temporary)
             certificate = certify_rewritten(dense, artifact.load_state_dict(temporary, dense.plan), {})
@@ -564,7 +561,78 @@ def densify(
             certificate = Certificate(tuple(claim for claim in certificate.claims if claim.name != "same_function"))
         if not by_torch:
             artifact.add_certificate(temporary, certificate)
-    return Written(output, certificate, dense.plan)
+        return Written(output, certificate, dense.plan)
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    to: str | None = None,
+    dtype: Storage | None = None,
+    rename: Sequence[tuple[str, str]] = (),
+    shard_size: int | str | None = None,
+    min_sparsity: str | Fraction | float | None = None,
+    pruned_nan: bool = False,
+    jobs: int | None = None,
+    verify: bool = True,
+    force: bool = False,
+    allow_pickle: bool = False,
+    progress: Converting | None = None,
+) -> Converted:
+    """Write the tensors and masks of a file or folder as another kind of file; no number changes, unless by ``dtype``.
+
+    Args:
+        source: Any checkpoint that sift reads.
+        output: ``.safetensors``, ``.pt``, ``.npz``; without a suffix a folder of safetensors files; ``.onnx`` from an
+            ONNX model.
+        to: How weights with a mask are stored, a plug-in of :mod:`sift_cli.conversion.encodings`; by default what fits
+            the output.
+        dtype: What floating-point tensors become.
+        rename: Regular expressions and their replacements, applied to the name of each tensor in turn.
+        shard_size: Bytes that a file of a folder may have, as "5 GB".
+        min_sparsity: Share of zeros from which on a matrix without a mask gets one of its zeros. By default it gets one
+            where that makes the file smaller.
+        pruned_nan: NaN in a matrix stands for a pruned weight, as in Cerebras' checkpoints before release 2.
+        jobs: Threads; by default one a core.
+        verify: Read everything back, and compare it.
+        force: Replace the output if it exists.
+        allow_pickle: Load pickles that run code.
+        progress: Told how far it is.
+
+    Raises:
+        CheckpointError: ``source`` cannot be read.
+        ExportError: The output cannot hold it.
+        VerificationFailed: What was read back differs; there is no output then.
+    """
+    from sift_cli import conversion
+    from sift_cli.budgets.units import parse_bytes
+    from sift_cli.conversion import containers, model
+    from sift_cli.conversion.options import SHARD_SIZE
+
+    source, output = Path(source), Path(output)
+    least = None if min_sparsity is None else float(parse_sparsity(min_sparsity))
+    if output.suffix.lower() == model.SUFFIX:
+        if rename or pruned_nan or shard_size is not None:
+            raise ExportError(
+                f"{output} is a graph, whose tensors keep their names and lie in one file",
+                hint="leave out --rename, --shard-size and --pruned-nan",
+            )
+        return model.convert_model(source, output, to or "sift", dtype=dtype, least=least, verify=verify, force=force)
+    container = containers.of(output)
+    options = conversion.Options(
+        to.replace("-", "_") if to else containers.get(container).ENCODING,
+        container,
+        dtype=dtype,
+        rename=tuple(rename),
+        shard_size=SHARD_SIZE if shard_size is None else parse_bytes(shard_size, "--shard-size"),
+        min_sparsity=least,
+        pruned_nan=pruned_nan,
+    )
+    return conversion.convert(
+        source, output, options, jobs=jobs or os.cpu_count() or 1, verify=verify, force=force,
+        allow_pickle=allow_pickle, progress=progress or (lambda *_: None),
+    )  # fmt: skip
 
 
 def save(
@@ -589,9 +657,8 @@ def save(
 
     output = Path(output)
     folder = publishing.is_folder(output, like)
-    publishing.check(output, folder=folder, force=force)
-    trained = finished(_artifact(_open(like, arch=arch), like), model)
     with publishing.published(output, folder=folder, force=force) as temporary:
+        trained = finished(_artifact(_open(like, arch=arch), like), model)
         certificate = _rewrite(trained, temporary, publishing.companions_of(like))
     return Written(output, certificate, trained.plan)
 
@@ -762,25 +829,25 @@ def run(
 
     from sift_cli.runtime import kernels, session
     from sift_cli.runtime.arrays import check_suffix, make_inputs, write_outputs
+    from sift_cli.runtime.sessions import sentence
 
     if output is not None:
         check_suffix(output)
-        check_writable(output, force=force)
-    opened = session(_to_run(path, "run"), threads=threads, library=library)
-    feed = make_inputs(inputs, opened, batch=batch, seed=seed)
-    names = [node.name for node in opened.get_outputs()]
-    try:
-        arrays = opened.run(None, feed)
-    except Exception as error:  # onnxruntime's own exceptions share no base
-        if not type(error).__module__.startswith("onnxruntime"):
-            raise
-        raise Malformed(path, "a node of its graph", str(error).splitlines()[0]) from None
-    start = time.perf_counter()
-    opened.run(None, feed)
-    seconds = time.perf_counter() - start
-    outputs = dict(zip(names, arrays, strict=True))
-    if output is not None:
-        with atomic(output, force=force) as temporary:
+    with contextlib.nullcontext() if output is None else atomic(output, force=force) as temporary:
+        opened = session(_to_run(path, "run"), threads=threads, library=library)
+        feed = make_inputs(inputs, opened, batch=batch, seed=seed)
+        names = [node.name for node in opened.get_outputs()]
+        try:
+            arrays = opened.run(None, feed)
+        except Exception as error:  # onnxruntime's own exceptions share no base
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise Malformed(path, "a node of its graph", sentence(error)) from None
+        start = time.perf_counter()
+        opened.run(None, feed)
+        seconds = time.perf_counter() - start
+        outputs = dict(zip(names, arrays, strict=True))
+        if output is not None and temporary is not None:
             write_outputs(outputs, output.suffix, temporary)
     return Run(outputs, kernels(opened), seconds, onnxruntime.__version__)
 

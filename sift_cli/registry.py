@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 
@@ -21,7 +22,8 @@ def discover(package: str) -> dict[str, ModuleType]:
 
 @functools.cache
 def names(package: str) -> tuple[str, ...]:
-    """The plug-ins' names alone, without importing them or their package (for help texts and completion)."""
-    spec = importlib.util.find_spec(package)
-    folders = (spec.submodule_search_locations if spec is not None else None) or ()
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")))
+    """The plug-ins' names alone, without importing them or a package that they are in (for help texts, completion)."""
+    top, *below = package.split(".")
+    spec = importlib.util.find_spec(top)
+    folders = [Path(folder, *below) for folder in (spec and spec.submodule_search_locations) or ()]
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(map(str, folders)) if not m.name.startswith("_")))

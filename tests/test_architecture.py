@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"app"},
     {"commands"},
     {"api"},
-    {"budgets"},
+    {"budgets", "conversion"},
     {"verify"},
     {"export", "runtime", "training"},
     {"transforms", "analysis"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,15 @@ from sift_cli.errors import Malformed, Unreadable
 #: numpy refuses arrays of more dimensions, and so of more bytes, even where one of the dimensions is 0.
 _MAX_NDIM = 64
 _MAX_BYTES = 2**63 - 1
+
+
+def most_items(file_bytes: int) -> int:
+    """How many things a file may consist of beside the bytes of its tensors: JSON values, instructions of a pickle.
+
+    One byte of a file can ask for 80 bytes of memory that way, and the bound keeps a reader below twice the file and
+    200 MB. It allows for 50,000 tensors without a value, since a tensor of PyTorch's takes 30 instructions.
+    """
+    return 1_500_000 + file_bytes // 64
 
 
 class ByteFile:
@@ -58,10 +68,9 @@ class ByteFile:
         view = data.data
         done = 0
         try:
-            self._file.seek(offset)
             while done < count:
-                # One system call reads at most 2 GiB on Linux.
-                step = self._file.readinto(view[done:])
+                # One system call reads at most 2 GiB on Linux. Threads may read at the same time: no position is set.
+                step = os.preadv(self._file.fileno(), [view[done:]], offset + done)
                 if not step:
                     raise Malformed(self.path, at, f"the file ends at byte {offset + done}")
                 done += step
@@ -77,16 +86,22 @@ class Window(io.BufferedReader):
     """A :class:`ByteFile` as a buffered stream whose reads never ask for more bytes than there are.
 
     (The standard library allocates first and reads then, and a length in a hostile file may say 2^60.)
+
+    Attributes:
+        most: Bytes that may be asked for at once.
     """
 
-    def __init__(self, file: ByteFile) -> None:
+    def __init__(self, file: ByteFile, most: int | None = None) -> None:
         super().__init__(_Raw(file))
         self._size = file.size
+        self.most = most
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= io.DEFAULT_BUFFER_SIZE:
             left = max(0, self._size - self.tell())
             size = left if size is None or size < 0 else min(size, left)
+            if self.most is not None and size > self.most:
+                raise ValueError(f"it has a piece of {size} bytes, and {self.most} are too many")
         return super().read(size)
 
 

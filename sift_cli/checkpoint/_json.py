@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sift_cli.checkpoint._bytes import most_items
 
-def loads(data: bytes | str) -> Any:
+
+def loads(data: bytes | str, most: int = most_items(0)) -> Any:
     """Parse JSON as strictly as the format is written down.
 
+    Args:
+        most: Values that it may have, more or less: commas, colons and brackets are counted, in its strings too.
+
     Raises:
-        ValueError: Not UTF-8, not JSON, a key twice in one object, a string with half a surrogate pair (it could not be
-            printed), NaN or Infinity, or nested too deeply to parse.
+        ValueError: It has more than that. Not UTF-8, not JSON, a key twice in one object, a string with half a
+            surrogate pair (it could not be printed), NaN or Infinity, or nested too deeply to parse.
     """
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
+        if sum(map(text.count, ",:[{")) > most:
+            raise ValueError(f"it has more than {most:,} values")
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

@@ -60,18 +60,20 @@ class Pickle:
     persistent: tuple[Persistent, ...]
 
 
-def load(stream: IO[bytes]) -> Pickle:
-    """Read the pickle at the head of ``stream``.
+def load(stream: IO[bytes], most: int) -> Pickle:
+    """Read the pickle at the head of ``stream``, which may have ``most`` instructions.
 
     ``stream`` is left after the pickle's end. Sets come back as lists, and mapping keys other than strings, numbers and
     bytes are left out.
 
     Raises:
-        ValueError: It is not a pickle, it ends too early, or it does with its data what no pickler writes.
+        ValueError: It is not a pickle, it ends too early or too late, or it does with its data what no pickler writes.
     """
     machine = _Machine()
     try:
-        for opcode, arg, _ in pickletools.genops(stream):
+        for number, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
+            if number == most:
+                raise ValueError(f"it has more than {most:,} instructions")
             machine.step(opcode.name, arg)
         return Pickle(machine.stack.pop(), frozenset(machine.globals), tuple(machine.persistent))
     except (IndexError, KeyError, OverflowError) as error:

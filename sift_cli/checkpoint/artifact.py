@@ -51,10 +51,8 @@ def write(
     for name, mask in masks.items():
         array = np.asarray(tensors[name])
         try:
-            if sparse_format is None:
-                chosen, parts = formats.smallest(array, mask)
-            else:
-                chosen, parts = sparse_format, formats.get(sparse_format).encode(array, mask)
+            chosen = sparse_format or formats.smallest(mask)
+            parts = formats.encode(chosen, array, mask)
         except ValueError as error:
             raise ExportError(f"cannot store {name!r} under its mask: {error}") from None
         entries[name] = SparseEntry(

@@ -14,8 +14,10 @@ nothing of a tensor. The parts of a weight may lie in several shards of a folder
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,10 @@ from sift_cli.errors import Malformed
 
 _MARK, _PARTS = "compressed", ("shape", "compressed", "bitmask")
 _OFFSETS = "row_offsets"
+#: Where a configuration has it; the first name is that of old files. If nothing is left but what any file has, nothing
+#: was said about quantization.
+_CONFIGS, _SPARSITY = ("compression_config", "quantization_config"), "sparsity_config"
+_OF_ANY = {"quant_method", "version"}
 
 
 def decompressed(checkpoint: Checkpoint) -> Checkpoint:
@@ -38,6 +44,18 @@ def decompressed(checkpoint: Checkpoint) -> Checkpoint:
     stems = [name.removesuffix(f".{_MARK}") for name in checkpoint.tensors if name.endswith(f".{_MARK}")]
     found = [stem for stem in stems if all(f"{stem}.{part}" in checkpoint.tensors for part in _PARTS)]
     return _Decompressed(checkpoint, found) if found else checkpoint
+
+
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config``, that of a folder, without what it says of such weights."""
+    result = dict(config)
+    for key in _CONFIGS:
+        about = result.get(key)
+        if isinstance(about, dict) and _SPARSITY in about:
+            result[key] = {name: value for name, value in about.items() if name != _SPARSITY}
+            if result[key].keys() <= _OF_ANY:
+                del result[key]
+    return result
 
 
 @dataclass(frozen=True)

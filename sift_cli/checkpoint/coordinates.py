@@ -9,8 +9,8 @@ import numpy as np
 from sift_cli.core.masks import Mask
 
 #: A tensor may be so many times larger than its file before that is taken for an attack (sift's own formats stay below
-#: it), or have 256 MB.
-_EXPANSION, _SMALL = 1024, 2**28
+#: it), or have 64 MB.
+_EXPANSION, _SMALL = 1024, 2**26
 
 
 def check_size(dense_bytes: int, file_bytes: int) -> None:

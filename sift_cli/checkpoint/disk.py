@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,19 +37,10 @@ def external_files(path: Path) -> set[Path]:
     """
     import onnx
 
-    from sift_cli.checkpoint.readers.onnx import external_data, parse
+    from sift_cli.checkpoint.readers.onnx import data_file, parse
 
-    found: set[str] = set()
-    for tensor in _tensors(parse(path)):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        location = next((item.value for item in tensor.external_data if item.key == "location"), "")
-        if location not in found:
-            asked = onnx.TensorProto(name=tensor.name)
-            asked.external_data.add(key="location", value=location)
-            external_data(path, asked, 0)  # nothing of it is read, and what it refuses is refused here too
-            found.add(location)
-    return {Path(os.path.realpath(path.parent / location.replace("\\", "/"))) for location in found}
+    external = onnx.TensorProto.EXTERNAL
+    return {data_file(path, tensor)[0] for tensor in _tensors(parse(path)) if tensor.data_location == external}
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sift_cli.checkpoint import mask_file
-from sift_cli.checkpoint._bytes import ByteFile
+from sift_cli.checkpoint._bytes import ByteFile, most_items
 from sift_cli.checkpoint._json import loads
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.core.masks import Mask, MaskSet
@@ -26,6 +28,14 @@ WEIGHTS = (
 )
 #: Masks, plan and certificate of a model that sift transformed.
 MASKS = "sift.safetensors"
+#: What belongs to a model beside its weights and its configuration: how text, images and sound become its inputs, and
+#: how it is made to speak.
+COMPANIONS = (
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
+    *("tokenizer.model", "source.spm", "target.spm", "chat_template.jinja", "chat_template.json"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "LICENSE", "LICENSE.txt"),
+)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -38,10 +48,42 @@ def weight_files(folder: Path) -> list[Path]:
     for name in WEIGHTS:
         path = folder / name
         if path.is_file():
+            check_inside(path)
             return [path, *dict.fromkeys(_index(path).values())] if name.endswith(".json") else [path]
     raise Unreadable(
         folder, f"it is a folder without {WEIGHTS[0]} or {WEIGHTS[2]}", hint="name the checkpoint file inside it"
     )
+
+
+def check_inside(path: Path) -> None:
+    """Refuse a file of a folder that is a link to a file outside of the folder.
+
+    Links to ``../../blobs`` are how the cache of huggingface_hub keeps a file of several versions once.
+
+    Raises:
+        Malformed: It is one.
+    """
+    try:
+        folder, target = path.parent.resolve(), path.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        raise Malformed(path.parent, path.name, "it is a link to nothing") from None
+    cached = folder.parent.name == "snapshots" and target.parent == folder.parent.parent / "blobs"
+    if not cached and not target.is_relative_to(folder):
+        raise Malformed(
+            path.parent, path.name, "it is a link to a file outside of the folder", hint="put a copy of that file there"
+        )
+
+
+def copy_companions(source: Path, folder: Path, more: tuple[str, ...] = ()) -> None:
+    """Copy :data:`COMPANIONS` and ``more`` from one folder into another, as far as they are there.
+
+    Raises:
+        Malformed: See :func:`check_inside`.
+    """
+    for name in (*COMPANIONS, *more):
+        if (source / name).is_file():
+            check_inside(source / name)
+            shutil.copyfile(source / name, folder / name)
 
 
 def digest(path: Path) -> str:
@@ -49,8 +91,10 @@ def digest(path: Path) -> str:
     if path.is_file():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = [path / "config.json", *weight_files(path)]
-    lines = "".join(f"{digest(file)}  {file.name}\n" for file in files if file.is_file())
+    files = [one for one in (path / "config.json", *weight_files(path)) if one.is_file()]
+    for one in files:
+        check_inside(one)
+    lines = "".join(f"{digest(one)}  {one.name}\n" for one in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -77,8 +121,11 @@ def open_folder(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
                 homes[name] = opened[path]
         else:
             homes = dict.fromkeys(opened[files[0]].tensors, opened[files[0]])
-        masks, metadata = mask_file.read(folder / MASKS) if (folder / MASKS).is_file() else (MaskSet(), {})
-        return FolderCheckpoint(folder, homes, tuple(opened.values()), masks, metadata)
+        masks: tuple[MaskSet, Mapping[str, str]] = MaskSet(), {}
+        if (folder / MASKS).is_file():
+            check_inside(folder / MASKS)
+            masks = mask_file.read(folder / MASKS)
+        return FolderCheckpoint(folder, homes, tuple(opened.values()), *masks)
     except CheckpointError:
         for one in opened.values():
             one.close()
@@ -135,17 +182,20 @@ def _index(path: Path) -> dict[str, Path]:
     finally:
         file.close()
     try:
-        weight_map = loads(data)["weight_map"]
+        weight_map = loads(data, most_items(len(data)))["weight_map"]
         items = dict(weight_map.items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Malformed(path, "its JSON", str(error) if isinstance(error, ValueError) else "no weight_map") from None
     if not items:
         raise Malformed(path, "its weight_map", "it is empty")
     for name, shard in items.items():
-        if not isinstance(shard, str) or not shard.strip(".") or Path(shard).name != shard or "\\" in shard:
+        if not isinstance(shard, str) or not shard.strip(".") or Path(shard).name != shard or set(shard) & {"\\", "\0"}:
             raise Malformed(
                 path, f"tensor {name!r}", f"its shard {str(shard)[:60]!r} is not the name of a file beside it"
             )
-        if shard.endswith(".json") or (path.parent / shard).is_dir():
-            raise Malformed(path, f"tensor {name!r}", f"its shard {shard[:60]!r} is no file of tensors")
-    return {name: path.parent / shard for name, shard in items.items()}
+    shards = {shard: path.parent / shard for shard in dict.fromkeys(items.values())}
+    for shard, file in shards.items():
+        if shard.endswith(".json") or os.path.isdir(file):
+            raise Malformed(path, "its weight_map", f"its shard {shard[:60]!r} is no file of tensors")
+        check_inside(file)
+    return {name: shards[shard] for name, shard in items.items()}

@@ -19,16 +19,23 @@ def masks(
     as_mapping: Callable[[Any], Mapping[Any, Any] | None],
     is_tensor: Callable[[Any], bool],
     depth: int = _MAX_DEPTH,
+    seen: dict[tuple[int, int], Any] | None = None,
 ) -> dict[str, Any]:
     """Masks by the name of their weight, as they are in what a training script saved; empty where there are none.
 
     Args:
         root: What was saved.
         as_mapping, is_tensor: What the caller's mappings and tensors are.
+        depth: Levels to look below.
+        seen: What was looked at already, by its id and depth: one mapping may be in another a million times.
 
     Raises:
         ValueError: There are masks without names.
     """
+    seen = {} if seen is None else seen
+    if (id(root), depth) in seen:
+        return {}
+    seen[id(root), depth] = root
     holder = as_mapping(root)
     if not holder:
         return {}
@@ -41,7 +48,7 @@ def masks(
         return {names[key]: mask for key, mask in found.items()}
     merged: dict[str, Any] = {}
     for inner in holder.values() if depth else ():
-        merged |= masks(inner, as_mapping, is_tensor, depth - 1)
+        merged |= masks(inner, as_mapping, is_tensor, depth - 1, seen)
     return merged
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,10 @@ def common_prefixes(names: Iterable[str]) -> str:
     paths = [name.split(".") for name in names]
     if not paths:
         return ""
-    shared = min(len(path) for path in paths) - 1
-    first = paths[0]
-    for path in paths:
-        while path[:shared] != first[:shared]:
-            shared -= 1
-    return "".join(f"{part}." for part in first[:shared])
+    first, last = min(paths), max(paths)  # what these two share, all that sort between them share
+    shortest = min(map(len, paths)) - 1
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last[:shortest], strict=False))
+    return "".join(f"{part}." for part, _ in same)
 
 
 class _Stripped(Checkpoint):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sift_cli.checkpoint._bytes import ByteFile, checked_shape
+from sift_cli.checkpoint._bytes import ByteFile, checked_shape, most_items
 from sift_cli.checkpoint._json import loads
 from sift_cli.core.tensors import DTYPE_NAMES, DTYPES
 from sift_cli.errors import CheckpointError, Malformed
@@ -48,7 +48,7 @@ def read(file: ByteFile) -> tuple[dict[str, Entry], dict[str, str]]:
     if length > min(MAX_HEADER, file.size - 8):
         raise Malformed(path, "the header's length", f"it announces {length} bytes, and {file.size - 8} follow")
     try:
-        header = loads(file.read(8, length, "the header").tobytes())
+        header = loads(file.read(8, length, "the header").tobytes(), most_items(file.size))
     except ValueError as error:
         raise Malformed(path, "the header", str(error)) from None
     if not isinstance(header, dict):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
 from sift_cli.errors import CheckpointError, Malformed
 
 #: An expanded tensor (stride 0) may be this much larger than the file it comes from before it is taken for an attack.
-_EXPANSION = 2**28
+_EXPANSION = 2**26
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Strided:
 
 
 #: Reads one range of a file as the array that it is.
-Fetch = Callable[[Strided], np.ndarray]
+Fetch = Callable[[Any], np.ndarray]
 _T = TypeVar("_T")
 
 
@@ -121,17 +121,21 @@ class StridedCheckpoint(Checkpoint):
             raise Malformed(self.path, at, str(error)) from None
 
     def _fetch(self, at: str, tensor: Strided) -> np.ndarray:
-        if tensor.nbytes > self._file.size + _EXPANSION:
+        if tensor.nbytes > max(tensor.span, self._file.size + _EXPANSION):
             raise CheckpointError(
                 f"{self.path}: {at} repeats {tensor.span} bytes to {tensor.nbytes}; store it contiguous"
             )
-        flat = as_array(self._file.read(tensor.start, tensor.span, at), tensor.dtype, (-1,))
+        flat = as_array(self._range(tensor, at), tensor.dtype, (-1,))
         if not flat.size:
             return np.empty(tensor.shape, tensor.dtype)
         steps = tuple(step * tensor.dtype.itemsize for step in tensor.strides)
         # Not as_strided: it goes through the array interface, which has no word for ml_dtypes' 8-bit floats.
         view: np.ndarray = np.ndarray(tensor.shape, tensor.dtype, flat, strides=steps)
         return flat.reshape(tensor.shape) if view.flags.c_contiguous else view.copy(order="C")
+
+    def _range(self, tensor: Strided, at: str) -> np.ndarray:
+        """Bytes from the first element of ``tensor`` to after its last."""
+        return self._file.read(tensor.start, tensor.span, at)
 
     def masks_apart(self) -> Checkpoint | None:
         try:

@@ -21,7 +21,7 @@ from sift_cli.core.tensors import DTYPES
 from sift_cli.errors import CheckpointError, Malformed
 
 #: PyTorch's dtypes and, where it has one, the storage class that stands for each in older files.
-_DTYPES: dict[str, tuple[str, str]] = {
+DTYPE_STORAGES: dict[str, tuple[str, str]] = {
     "bool": ("BOOL", "BoolStorage"),
     "uint8": ("U8", "ByteStorage"),
     "int8": ("I8", "CharStorage"),
@@ -44,10 +44,10 @@ _DTYPES: dict[str, tuple[str, str]] = {
 _QUANTIZED = {"QInt8": "I8", "QUInt8": "U8", "QInt32": "I32", "QUInt4x2": "U8", "QUInt2x4": "U8"}
 _BY_NAME = {
     **{f"torch.{name}Storage": DTYPES[carrier] for name, carrier in _QUANTIZED.items()},
-    **{f"torch.{torch}": DTYPES[name] for torch, (name, _) in _DTYPES.items()},
+    **{f"torch.{torch}": DTYPES[name] for torch, (name, _) in DTYPE_STORAGES.items()},
     **{
         f"torch.{cuda}{storage}": DTYPES[name]
-        for name, storage in _DTYPES.values()
+        for name, storage in DTYPE_STORAGES.values()
         if storage
         for cuda in ("", "cuda.")
     },
@@ -227,6 +227,8 @@ def _sparse(path: Path, name: str, value: Call, place: Place) -> Stored:
         case _:
             raise Malformed(path, at, "its record is not one that PyTorch writes")
     try:
+        if any(part.nbytes > part.span for part in (*indices, values)):
+            raise ValueError("its indices or values repeat themselves")
         return TorchSparse.checked(layout.removeprefix("torch.sparse_"), size, tuple(indices), values)
     except ValueError as error:
         raise Malformed(path, at, str(error)) from None

@@ -1,15 +1,16 @@
-"""PyTorch's sparse tensors: an index and values, each a strided tensor of the file."""
+"""Sparse tensors of PyTorch and scipy: an index and values, each a dense array."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from sift_cli.checkpoint import coordinates
 from sift_cli.checkpoint._bytes import checked_shape
-from sift_cli.checkpoint.strided import Fetch, Strided
+from sift_cli.checkpoint.strided import Fetch
 from sift_cli.core.masks import Mask
 from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
 
@@ -17,6 +18,19 @@ from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
 _COMPRESSED = {"csr": False, "csc": True, "bsr": False, "bsc": True}
 _BLOCKS = ("bsr", "bsc")
 _INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
+
+
+class Part(Protocol):
+    """An array before it is read, or one that is there."""
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def nbytes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -33,11 +47,11 @@ class TorchSparse:
 
     layout: str
     shape: tuple[int, ...]
-    indices: tuple[Strided, ...]
-    values: Strided
+    indices: tuple[Part, ...]
+    values: Part
 
     @classmethod
-    def checked(cls, layout: str, size: object, indices: tuple[Strided, ...], values: Strided) -> TorchSparse:
+    def checked(cls, layout: str, size: object, indices: tuple[Part, ...], values: Part) -> TorchSparse:
         """A tensor whose parts have shapes that fit each other.
 
         Raises:

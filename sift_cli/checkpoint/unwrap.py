@@ -84,13 +84,18 @@ def _wrapped(
 ) -> str | None:
     """The key of ``current`` below which the tensors are, or None where they are in ``current`` itself."""
 
+    #: What was looked at, which has to live on for its id to be its own: one mapping may be in another a million times.
+    known: dict[tuple[int, int], tuple[bool, Any]] = {}
+
     def has_tensors(value: Any, depth: int) -> bool:
-        inner = as_mapping(value)
-        if not inner:
-            return False
-        if any(is_tensor(v) for v in inner.values()):
-            return True
-        return depth > 0 and any(has_tensors(inner.get(key), depth - 1) for key in WRAPPERS)
+        at = id(value), depth
+        if at not in known:
+            inner = as_mapping(value) or {}
+            found = any(is_tensor(v) for v in inner.values()) or (
+                depth > 0 and any(has_tensors(inner.get(key), depth - 1) for key in WRAPPERS)
+            )
+            known[at] = found, value
+        return known[at][0]
 
     for key in WRAPPERS:
         if key in current and has_tensors(current[key], 1):

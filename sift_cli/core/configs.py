@@ -21,10 +21,13 @@ _DROPPED_KEYS = """
 _DROPPED = frozenset(_DROPPED_KEYS.split())
 #: Keys that make transformers do something else than build the model. Refused, unless they are empty.
 _REFUSED_KEYS = """
-    auto_map backbone_kwargs custom_pipelines distributed_config fusion_config kernel_config quantization_config
-    transformers_weights
+    auto_map backbone_kwargs custom_pipelines distributed_config fusion_config kernel_config transformers_weights
 """
 _REFUSED = frozenset(_REFUSED_KEYS.split())
+#: Keys that say how weights are stored. Refused, unless compressed-tensors says there that they are sparse, no more.
+_STORAGE_KEYS = frozenset({"quantization_config", "compression_config"})
+_SPARSE_KEYS = frozenset({"quant_method", "sparsity_config", "version", "ignore", "global_compression_ratio", "format"})
+_SPARSE_FORMATS = ("dense", "sparse-bitmask", "sparse-24-bitmask")
 #: Characters of a configuration: the longest, with 21,000 class names, have a tenth of it.
 _MAX_LENGTH = 2**24
 _MAX_DEPTH = 8
@@ -54,6 +57,8 @@ def check(config: Any) -> None:
     for path, value in _walk(config, ()):
         key = path[-1] if path else ""
         where = ".".join(path)
+        if key in _STORAGE_KEYS and value:
+            raise ValueError(f"its configuration has {where}: its weights are quantised, and sift reads plain ones")
         if key in _REFUSED and value:
             raise ValueError(f"its configuration has {where}, which asks for more than a model")
         if key in _DROPPED:
@@ -76,9 +81,24 @@ def _without(value: Any) -> Any:
             key: _without(item)
             for key, item in value.items()
             # A vocabulary may have a word "dtype"; its value is a number then.
-            if key not in _DROPPED and not (key == "dtype" and not isinstance(item, int))
+            if key not in _DROPPED
+            and not (key == "dtype" and not isinstance(item, int))
+            and not (key in _STORAGE_KEYS and _is_only_sparse(item))
         }
     return [_without(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_only_sparse(storage: Any) -> bool:
+    """Whether compressed-tensors says of weights that they are sparse and no more: they are read as plain ones."""
+    if not isinstance(storage, Mapping) or storage.get("quant_method") != "compressed-tensors":
+        return False
+    sparsity = storage.get("sparsity_config")
+    return (
+        isinstance(sparsity, Mapping)
+        and sparsity.get("format") in _SPARSE_FORMATS
+        and storage.get("format", "dense") in _SPARSE_FORMATS
+        and not any(item for key, item in storage.items() if key not in _SPARSE_KEYS)
+    )
 
 
 def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

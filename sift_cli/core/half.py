@@ -13,8 +13,11 @@ from sift_cli.errors import ExportError
 
 #: Types that weights can be stored in.
 Storage = Literal["fp32", "fp16", "bf16"]
+STORED: dict[str, np.dtype] = {"fp32": DTYPES["F32"], "fp16": DTYPES["F16"], "bf16": DTYPES["BF16"]}
 #: Those of half the bytes.
-HALVES: dict[str, np.dtype] = {"fp16": DTYPES["F16"], "bf16": DTYPES["BF16"]}
+HALVES: dict[str, np.dtype] = {name: STORED[name] for name in ("fp16", "bf16")}
+#: Elements that are cast at once, in the cache.
+_CHUNK = 2**18
 
 
 def is_matrix(shape: Sequence[int]) -> bool:
@@ -28,23 +31,26 @@ def widened(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype in HALVES.values() else array
 
 
-def halved(name: str, array: np.ndarray, dtype: Storage) -> np.ndarray:
-    """The float32 ``array`` in half precision, each number the nearest one that there is, the even one of two.
+def stored_as(name: str, array: np.ndarray, dtype: Storage) -> np.ndarray:
+    """``array`` in another type, each number the nearest one that there is, the even one of two.
 
     Args:
         name: Of the tensor, for the message.
         array: Its numbers; infinities and NaN stay what they are.
-        dtype: "fp16" or "bf16".
+        dtype: The type.
 
     Raises:
         ExportError: A finite number would become infinite.
     """
-    with np.errstate(over="ignore"):
-        half = array.astype(HALVES[dtype])
-    beyond = array[np.isinf(half) & np.isfinite(array)]
-    if beyond.size:
-        raise ExportError(
-            f"{name!r} has a weight of {beyond[0]:.6g}, and {dtype} ends at {ml_dtypes.finfo(half.dtype).max:.6g}",
-            hint="use bf16: --dtype bf16" if dtype == "fp16" else "leave --dtype out",
-        )
-    return half
+    flat, result = np.ascontiguousarray(array).reshape(-1), np.empty(array.size, STORED[dtype])
+    for start in range(0, flat.size, _CHUNK):
+        some, cast = flat[start : start + _CHUNK], result[start : start + _CHUNK]
+        with np.errstate(over="ignore"):
+            cast[:] = some
+        beyond = some[np.isinf(cast) & np.isfinite(some)]
+        if beyond.size:
+            raise ExportError(
+                f"{name!r} has a weight of {beyond[0]:.6g}, and {dtype} ends at {ml_dtypes.finfo(cast.dtype).max:.6g}",
+                hint="use bf16: --dtype bf16" if dtype == "fp16" else "leave --dtype out",
+            )
+    return result.reshape(array.shape)

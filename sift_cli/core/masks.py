@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+#: Elements of a piece of a mask: a few of them stay in the cache, and it is a multiple of 8.
+_RUN = 2**20
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -59,7 +62,14 @@ class Mask:
 
     def to_bool(self) -> np.ndarray:
         """The mask as a bool array of the tensor's shape."""
-        return np.unpackbits(self.bits, count=self.numel, bitorder="little").astype(np.bool_).reshape(self.shape)
+        return np.unpackbits(self.bits, count=self.numel, bitorder="little").view(np.bool_).reshape(self.shape)
+
+    def runs(self) -> Iterator[tuple[int, np.ndarray]]:
+        """:meth:`to_bool` flat and in pieces: the first element of each, and whether it and those after it are kept."""
+        for start in range(0, self.numel, _RUN):
+            count = min(_RUN, self.numel - start)
+            bits = self.bits[start // 8 : (start + count + 7) // 8]
+            yield start, np.unpackbits(bits, count=count, bitorder="little").view(np.bool_)
 
 
 class MaskSet(Mapping[str, Mask]):

@@ -31,6 +31,12 @@ DTYPES: dict[str, np.dtype] = {
 DTYPE_NAMES: dict[np.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 
+def as_bits(array: np.ndarray) -> np.ndarray:
+    """A contiguous array as unsigned integers of the same size, of which numpy is several times faster at counting and
+    moving bfloat16 and float8; complex128, for which there are none, as it is."""
+    return array.view(f"u{array.itemsize}") if array.itemsize <= 8 else array
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """A tensor's name, shape and element type.

@@ -19,7 +19,7 @@ from sift_cli.checkpoint import artifact, open_checkpoint
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.folder import MASKS, FolderCheckpoint
 from sift_cli.core.certificate import Certificate
-from sift_cli.core.half import Storage, halved, is_matrix, widened
+from sift_cli.core.half import Storage, is_matrix, stored_as, widened
 from sift_cli.core.masks import MaskSet
 from sift_cli.core.plan import FillTensor, ReplaceLayer, ResizeAxis, SetAttribute, SetConfig, TransformPlan
 from sift_cli.core.revival import ZERO, Revival
@@ -55,7 +55,7 @@ def save(model: TransformedModel, path: Path, *, companions: Path | None = None,
     }
     if dtype != "fp32":
         weights = _weights(model)
-        tensors |= {name: halved(name, tensors[name], dtype) for name in weights.keys() & tensors.keys()}
+        tensors |= {name: stored_as(name, tensors[name], dtype) for name in weights.keys() & tensors.keys()}
     about = Manifest(model.plan, model.certificate, model.provenance)
     artifact.write(path, tensors, model.masks, about.dumps())
 
@@ -70,7 +70,7 @@ def rounded(model: TransformedModel, dtype: Storage) -> TransformedModel:
         return model
     result = replace(model, module=copy.deepcopy(model.module))
     for name, weight in _weights(result).items():
-        weight.data = torch.from_numpy(widened(halved(name, weight.detach().numpy(), dtype)))
+        weight.data = torch.from_numpy(widened(stored_as(name, weight.detach().numpy(), dtype)))
     return result
 
 

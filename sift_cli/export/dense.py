@@ -6,11 +6,11 @@ of sift's, no decoding at load. It is as large as the dense model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import inliner, numpy_helper
+from onnx import helper, inliner, numpy_helper
 
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
 from sift_cli.errors import ExportError
@@ -19,8 +19,8 @@ from sift_cli.sparsity.formats import bitmask
 
 #: What the fallback functions call the weight that they decode.
 _WEIGHT = "weight"
-#: Which inputs of an operator, and of DenseWeight, are its bitmask and its values.
-_PARTS, _PARTS_ALONE = slice(1, 3), slice(0, 2)
+#: Which inputs of an operator are its bitmask and its values.
+_PARTS = slice(1, 3)
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -33,59 +33,75 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
         ExportError: A sift operator has no fallback function in the model, or a weight that does not decode; or the
             result is more than one file can hold.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = standard(model)
     graph = result.graph
-    functions = {function.name: function for function in result.functions if function.domain == DOMAIN}
-    if DENSE_WEIGHT in functions:
-        result.functions.remove(functions.pop(DENSE_WEIGHT))
     stored = {tensor.name: tensor for tensor in graph.initializer}
     parts: set[str] = set()
     weights: dict[str, np.ndarray] = {}
-    names: dict[tuple[object, ...], str] = {}
-    for node in [node for node in graph.node if (node.domain, node.op_type) == (DOMAIN, DENSE_WEIGHT)]:
-        weights[node.output[0]] = _decode(node, node.input[_PARTS_ALONE], stored)
+    for node in [node for node in graph.node if node.domain == DOMAIN]:
+        weights[node.output[0]] = _decode(node, stored)
         parts.update(node.input)
         graph.node.remove(node)
-    for node in graph.node:
-        if node.domain != DOMAIN:
-            continue
-        if node.op_type not in functions:
-            raise ExportError(f"{node.op_type} {node.name!r} has no fallback function in the model")
-        key = (*node.input[_PARTS], _weight_shape(node))
-        if key not in names:
-            weight = _decode(node, node.input[_PARTS], stored)
-            taken = stored.keys() | weights.keys()
-            names[key] = unused(node.input[_PARTS][1].removesuffix(".values"), taken, ".dense")
-            weights[names[key]] = weight
-        parts.update(node.input[_PARTS])
-        node.input[_PARTS] = [names[key]]
-    for function in functions.values():
-        _take_weight(function)
-    # The weights come in afterwards: the inliner copies all that is in a model, and takes no more than 2 GB.
-    dense = [tensor for tensor in graph.initializer if tensor.name not in parts]
-    del graph.initializer[:]
-    graph.initializer.extend(dense)
-    if functions:
-        result = inliner.inline_selected_functions(result, [(DOMAIN, name) for name in functions])
-    weights = _transposed(result.graph, weights)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in parts]:
+        graph.initializer.remove(tensor)
+    weights = _transposed(graph, weights)
     size = sum(array.nbytes for array in weights.values()) + result.ByteSize()
     if size >= 2**31:
         raise ExportError(f"the model takes {size:,} bytes dense, and one ONNX file holds 2 GB at the most")
-    result.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     imports = [opset for opset in result.opset_import if opset.domain != DOMAIN]
     del result.opset_import[:]
     result.opset_import.extend(imports)
     return result
 
 
+def standard(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` in standard operators, and DenseWeight, without its function, for each weight that is stored sparse.
+
+    Args:
+        model: As in :func:`plain`.
+
+    Raises:
+        ExportError: A sift operator has no fallback function in the model, or not the inputs of one.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    functions = {function.name: function for function in result.functions if function.domain == DOMAIN}
+    if DENSE_WEIGHT in functions:
+        result.functions.remove(functions.pop(DENSE_WEIGHT))
+    taken = {tensor.name for tensor in graph.initializer} | {name for node in graph.node for name in node.output}
+    decoding: dict[tuple[object, ...], onnx.NodeProto] = {}
+    for node in graph.node:
+        if node.domain != DOMAIN or node.op_type == DENSE_WEIGHT:
+            continue
+        if node.op_type not in functions:
+            raise ExportError(f"{node.op_type} {node.name!r} has no fallback function in the model")
+        parts, shape = node.input[_PARTS], _weight_shape(node)
+        if len(parts) != 2:
+            raise ExportError(f"the weight of {node.op_type} {node.name!r} does not decode: it has no values")
+        key = (*parts, shape)
+        if key not in decoding:
+            name = unused(parts[1].removesuffix(".values"), taken, ".dense")
+            taken.add(name)
+            decoding[key] = helper.make_node(DENSE_WEIGHT, parts, [name], domain=DOMAIN, weight_shape=shape)
+        node.input[_PARTS] = decoding[key].output
+    for node in reversed(decoding.values()):
+        graph.node.insert(0, node)
+    for function in functions.values():
+        _take_weight(function)
+    if not functions:
+        return result
+    return inliner.inline_selected_functions(result, [(DOMAIN, name) for name in functions])
+
+
 def _weight_shape(node: onnx.NodeProto) -> tuple[int, ...]:
     return next((tuple(item.ints) for item in node.attribute if item.name == "weight_shape"), ())
 
 
-def _decode(node: onnx.NodeProto, named: Sequence[str], stored: Mapping[str, onnx.TensorProto]) -> np.ndarray:
+def _decode(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> np.ndarray:
     try:
-        bits, values = (numpy_helper.to_array(stored[name]) for name in named)
+        bits, values = (numpy_helper.to_array(stored[name]) for name in node.input)
         parts = {"bitmask": bits, "values": values.astype(np.float32)}
         return bitmask.decode(parts, _weight_shape(node), np.dtype(np.float32))
     except KeyError as error:

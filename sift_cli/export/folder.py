@@ -7,16 +7,17 @@ and the certificate; whoever does not know sift does not look at it.
 from __future__ import annotations
 
 import copy
-import shutil
+import errno
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from sift_cli.checkpoint import mask_file
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.checkpoint.folder import MASKS
+from sift_cli.checkpoint.folder import MASKS, copy_companions
 from sift_cli.core.masks import MaskSet
 from sift_cli.core.plan import Architecture, SetConfig, TransformPlan
 from sift_cli.errors import ExportError, Malformed
@@ -25,15 +26,6 @@ from sift_cli.models import build
 from sift_cli.surgery import TransformedModel
 from sift_cli.surgery.configured import changed
 
-#: What belongs to a model beside its weights and its configuration: how text, images and sound become its inputs, and
-#: how it is made to speak.
-COMPANIONS = (
-    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
-    *("tokenizer.model", "source.spm", "target.spm", "chat_template.jinja", "chat_template.json"),
-    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "LICENSE", "LICENSE.txt"),
-)
-
 
 def save(model: TransformedModel, folder: Path, *, companions: Path | None = None) -> None:
     """Write ``model`` into the empty ``folder``.
@@ -41,7 +33,7 @@ def save(model: TransformedModel, folder: Path, *, companions: Path | None = Non
     Args:
         model: A model without :func:`refusal`.
         folder: Where to.
-        companions: Folder to copy :data:`COMPANIONS` from.
+        companions: Folder to copy tokenizer and generation configuration from.
 
     Raises:
         ExportError: The library refuses to write it.
@@ -55,17 +47,12 @@ def save(model: TransformedModel, folder: Path, *, companions: Path | None = Non
         transformers.save(module, folder)
     except (ValueError, TypeError) as error:
         raise ExportError(f"transformers does not write the model: {str(error).splitlines()[0]}") from error
+    except SafetensorError as error:  # all that the library raises, also for what the system refuses
+        raise OSError(errno.EIO, "the weights could not all be written; is the disk full?") from error
     about = Manifest(model.plan, model.certificate, model.provenance)
     mask_file.write(folder / MASKS, model.masks, about.dumps())
     if companions is not None:
         copy_companions(companions, folder)
-
-
-def copy_companions(source: Path, folder: Path, more: tuple[str, ...] = ()) -> None:
-    """Copy :data:`COMPANIONS` and ``more`` from one folder into another, as far as they are there."""
-    for name in (*COMPANIONS, *more):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
 
 
 def refusal(plan: TransformPlan) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from sift_cli.core.half import Storage, halved, is_matrix
+from sift_cli.core.half import Storage, is_matrix, stored_as
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
 from sift_cli.errors import ExportError
 from sift_cli.export.pruned.constants import ARRANGING
@@ -77,7 +77,7 @@ def rounded(model: onnx.ModelProto, dtype: Storage) -> onnx.ModelProto:
 
 def _halved(value: ir.Value, dtype: Storage) -> np.ndarray:
     assert value.const_value is not None
-    return halved(value.name or "", value.const_value.numpy(), dtype)
+    return stored_as(value.name or "", value.const_value.numpy(), dtype)
 
 
 def _weights(graph: ir.Graph) -> list[ir.Value]:

@@ -10,9 +10,8 @@ import numpy as np
 
 from sift_cli.checkpoint import mask_file, safetensors_header
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.checkpoint.folder import MASKS, WEIGHTS
+from sift_cli.checkpoint.folder import MASKS, WEIGHTS, copy_companions
 from sift_cli.errors import ExportError
-from sift_cli.export.folder import copy_companions
 
 
 def write_file(

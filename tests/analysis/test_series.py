@@ -116,8 +116,7 @@ def test_onnx(tmp_path: Path) -> None:
     model = graph(
         "(float[N, 7] x) => (float[N, 7] y) { y = MatMul(x, dense) }", {"dense": 2 * PLANE, "other": np.ones((4, 4))}
     )
-    codec = formats.get("bitmask")
-    parts = codec.encode(weight, Mask.from_bool(PLANE != 0))
+    parts = formats.encode("bitmask", weight, Mask.from_bool(PLANE != 0))
     model.graph.initializer.extend(onnx.numpy_helper.from_array(part, f"w.{name}") for name, part in parts.items())
     node = onnx.helper.make_node(
         "SparseLinear", ["y", "w.bitmask", "w.values"], ["z"], domain="sift", weight_shape=[7, 7]

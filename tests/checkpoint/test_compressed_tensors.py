@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sift_cli.checkpoint import open_checkpoint
+from sift_cli.checkpoint.compressed_tensors import plain_config
 from sift_cli.checkpoint.report import inspect
 from sift_cli.errors import Malformed
 
@@ -141,3 +142,21 @@ def test_a_mask_is_read_without_the_values(folder, monkeypatch):
         monkeypatch.setattr(inner, "read", lambda name, real=inner.read: read.append(name) or real(name))
         assert checkpoint.mask("a.weight").nonzero == 4
         assert read == ["a.bitmask", "a.row_offsets"]
+
+
+@pytest.mark.parametrize(
+    ("config", "plain"),
+    [
+        ({"a": 1}, {"a": 1}),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}},) * 2,
+        ({"a": 1, "quantization_config": {"quant_method": "compressed-tensors", "sparsity_config": {}}}, {"a": 1}),
+        ({"compression_config": {"version": "0.8", "sparsity_config": {"format": "dense"}}}, {}),
+        (
+            {"quantization_config": {"quant_method": "compressed-tensors", "format": "x", "sparsity_config": {}}},
+            {"quantization_config": {"quant_method": "compressed-tensors", "format": "x"}},
+        ),
+        ({"quantization_config": "no mapping"},) * 2,
+    ],
+)
+def test_a_configuration_without_sparse_weights(config, plain):
+    assert plain_config(config) == plain

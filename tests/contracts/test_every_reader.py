@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,11 @@ def save_exported_program(model, path):
         torch.export.save(torch.export.export(model, (torch.ones(1, 2, 5, 5),)), file)
 
 
+def save_npz(model, path):
+    with open(path, "wb") as file:
+        np.savez(file, **{name: value.numpy() for name, value in model.state_dict().items()})
+
+
 def save_onnx(model, path):
     initializers = [numpy_helper.from_array(value.numpy(), name) for name, value in model.state_dict().items()]
     graph = onnx.helper.make_graph([], "g", [], [], initializers)
@@ -64,6 +70,7 @@ def save_onnx(model, path):
 
 SAVE = {
     "exported_program": save_exported_program,
+    "npz": save_npz,
     "onnx": save_onnx,
     "safetensors": save_safetensors,
     "torch_legacy": save_torch_legacy,
@@ -110,6 +117,15 @@ def test_round_trip(name, samples):
             assert checkpoint.mask(key) is None
             found[...] = 0  # what was read is the caller's
         assert checkpoint.read("fc.weight").tobytes() == expected["fc.weight"].tobytes()
+
+
+@every_reader
+def test_threads_may_read_at_the_same_time(name, samples):
+    folder, expected = samples
+    with open_checkpoint(folder / f"{name}.bin") as checkpoint, ThreadPoolExecutor(4) as pool:
+        asked = sorted(expected) * 40
+        for key, found in zip(asked, pool.map(checkpoint.read, asked), strict=True):
+            assert found.tobytes() == expected[key].tobytes(), key
 
 
 @every_reader

@@ -11,7 +11,7 @@ import pytest
 from graphs import graph, normal, run, sparse
 from onnx import TensorProto, helper, numpy_helper
 
-from sift_cli.errors import CheckpointError, ExportError, Malformed
+from sift_cli.errors import ExportError, Malformed
 from sift_cli.export.pruned import sparsified
 from sift_cli.export.pruned.source import read
 
@@ -318,8 +318,9 @@ def test_data_that_is_short_is_refused(tmp_path: Path) -> None:
 def test_a_sparse_initializer_is_refused(tmp_path: Path) -> None:
     source = graph("(float[N, 7] x) => (float[N, 9] y) { y = MatMul (x, w) }", {})
     source.graph.sparse_initializer.add().values.name = "w"
-    with pytest.raises(CheckpointError, match="stores 'w' as a sparse_initializer"):
+    with pytest.raises(ExportError, match="stores 'w' as a sparse_initializer") as refused:
         converted(source, tmp_path)
+    assert refused.value.hint == f"make it dense: sift convert {tmp_path / 'pruned.onnx'} dense.onnx --to dense"
 
 
 def test_a_model_that_is_sparse_already_is_refused(tmp_path: Path) -> None:

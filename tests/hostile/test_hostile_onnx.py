@@ -6,7 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sift_cli.checkpoint import open_checkpoint
+from sift_cli.checkpoint.disk import bytes_on_disk
 from sift_cli.errors import CheckpointError, Malformed
+from sift_cli.runtime.sessions import session
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -108,6 +110,77 @@ def test_external_data_that_is_no_file(location, folder):
     write(folder / "m.onnx", model_of(external(location, offset=0, length=24)))
     with open_checkpoint(folder / "m.onnx") as checkpoint, pytest.raises(CheckpointError):
         checkpoint.read("w")
+
+
+@pytest.mark.parametrize("key", ["location", "offset"])
+def test_external_data_of_two_places(key, folder):
+    """What one reader takes for the place of the data, another need not."""
+    tensor = external("w.bin", offset=4, length=24)
+    tensor.external_data.add(key=key, value="../secret.bin" if key == "location" else "0")
+    write(folder / "m.onnx", model_of(tensor))
+    with (
+        open_checkpoint(folder / "m.onnx") as checkpoint,
+        pytest.raises(Malformed, match=f"says twice what the '{key}' of its data is"),
+    ):
+        checkpoint.read("w")
+    with pytest.raises(Malformed, match="says twice"):
+        bytes_on_disk(folder / "m.onnx")
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "ABSOLUTE", "link", "*/_ORT_MEM_ADDR_/*"])
+@pytest.mark.parametrize("place", ["initializer", "constant", "body"])
+def test_onnxruntime_is_not_given_a_model_with_data_elsewhere(location, place, folder):
+    """Version 1.17 opens them; and the last name is its own for an address in memory."""
+    (folder / "link").symlink_to("../secret.bin")
+    tensor = external(location.replace("ABSOLUTE", str(folder.parent / "secret.bin")), offset=0, length=24)
+    if place == "initializer":
+        write(folder / "m.onnx", model_of(tensor))
+    else:
+        node = helper.make_node("Constant", [], ["y"], value=tensor)
+        body = helper.make_graph([node], "body", [], [helper.make_tensor_value_info("y", 1, [2, 3])])
+        loop = helper.make_node("If", ["c"], ["z"], then_branch=body, else_branch=body)
+        write(folder / "m.onnx", model_of(nodes=[node if place == "constant" else loop]))
+    with pytest.raises(Malformed, match="tensor 'w': its data"):
+        session(folder / "m.onnx", library=False)
+
+
+def test_onnxruntime_gets_a_model_with_data_beside_it(folder):
+    model = model_of(external("w.bin", offset=4, length=24), nodes=[helper.make_node("Identity", ["w"], ["y"])])
+    model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3]))
+    model.ir_version, model.opset_import[0].version = 8, 17
+    write(folder / "m.onnx", model)
+    assert session(folder / "m.onnx", library=False).run(None, {})[0].tobytes() == W.tobytes()
+
+
+#: What is written, and what stands in its place: no UTF-8.
+TEXTS = {
+    "a tensor": (b"\x01w", b"\x01\xff", "tensor b'\\xff': its name is no UTF-8"),
+    "a tensor of strings": (b"text", b"tex\xff", "tensor b'tex\\xff': its name is no UTF-8"),
+    "a key": (b"sift.plan", b"sift.pla\xff", "its metadata: it is no UTF-8"),
+    "a value": (b"value", b"valu\xff", "its metadata: it is no UTF-8"),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_name_that_is_no_utf_8(text, tmp_path):
+    old, new, why = TEXTS[text]
+    strings = helper.make_tensor("text", TensorProto.STRING, [1], [b"x"])
+    data = model_of(numpy_helper.from_array(W, "w"), strings, **{"sift.plan": "value"}).SerializeToString()
+    assert data.count(old) == 1
+    (tmp_path / "m.onnx").write_bytes(data.replace(old, new))
+    with pytest.raises(Malformed) as raised:
+        open_checkpoint(tmp_path / "m.onnx")
+    assert why in str(raised.value)
+
+
+@pytest.mark.parametrize("text", [b"location", b"w.bin"])
+def test_external_data_of_a_place_that_is_no_utf_8(text, folder):
+    data = model_of(external("w.bin", offset=4, length=24)).SerializeToString()
+    (folder / "m.onnx").write_bytes(data.replace(text, text[:-1] + b"\xff"))
+    with open_checkpoint(folder / "m.onnx") as checkpoint, pytest.raises(Malformed, match="is no UTF-8"):
+        checkpoint.read("w")
+    with pytest.raises(Malformed, match="is no UTF-8"):
+        bytes_on_disk(folder / "m.onnx")
 
 
 def raw(dims, data: bytes, data_type=TensorProto.FLOAT) -> TensorProto:

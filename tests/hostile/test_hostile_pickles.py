@@ -328,3 +328,65 @@ def test_an_encrypted_record(tmp_path):
     path.write_bytes(data)
     with pytest.raises(Malformed, match="encrypted"):
         open_checkpoint(path)
+
+
+def test_a_file_that_is_cut_off_says_how_much_is_missing(tmp_path):
+    whole, path = tmp_path / "whole.pt", tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(250, 1000), "b": (tied := torch.ones(5)), "c": tied}, whole)
+    data = whole.read_bytes()
+    path.write_bytes(data[:300_000])
+    with pytest.raises(Malformed) as raised:
+        open_checkpoint(path)
+    assert raised.value.message == (
+        f"{path} is damaged at its end: it is cut off at byte 300000, and its tensors alone take 1000020: "
+        "700020 or more are missing"
+    )
+    assert raised.value.hint == "copy or download it again"
+
+
+@pytest.mark.parametrize("missing", [1, 21, 22, 100, 700])
+def test_a_file_that_is_cut_off_in_its_directory(missing, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(25, 100)}, path)
+    data = path.read_bytes()[:-missing]
+    path.write_bytes(data)
+    with pytest.raises(Malformed) as raised:
+        open_checkpoint(path)
+    assert f"cut off at byte {len(data)}, before the directory that a zip file ends with" in str(raised.value)
+    assert raised.value.hint == "copy or download it again"
+
+
+def test_a_zip_file_in_the_place_of_a_pickle(tmp_path):
+    path = tmp_path / "model.pt"
+    data = as_zip(tensor_pickle(), data__0=b"\0" * 16)
+    for _ in range(3):
+        data = as_zip(data)
+    path.write_bytes(data)
+    with pytest.raises(Malformed, match=r"record 'x/data\.pkl'"):
+        open_checkpoint(path)
+
+
+class Coo(torch.Tensor):
+    """A sparse tensor made of any parts, the checks of torch left out."""
+
+    def __reduce_ex__(self, protocol):
+        size = torch.Size([4])
+        return torch._utils._rebuild_sparse_tensor, (torch.sparse_coo, (self.indices_, self.values_, size, True))
+
+
+@pytest.mark.parametrize("repeats", ["indices", "values"])
+def test_a_sparse_tensor_that_repeats_one_element(repeats, tmp_path):
+    """A file of some hundred bytes could have a million of them, whose positions take ten times as much again."""
+    tensor = torch.zeros(1).as_subclass(Coo)
+    tensor.indices_, tensor.values_ = torch.arange(4)[None], torch.ones(4)
+    path = tmp_path / "model.pt"
+    torch.save({"w": tensor}, path)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.read("w").tolist() == [1, 1, 1, 1]
+    if repeats == "indices":
+        tensor.indices_ = torch.zeros(1, 1, dtype=torch.int64).expand(1, 4)
+    else:
+        tensor.values_ = torch.ones(1).expand(4)
+    torch.save({"w": tensor}, path)
+    with pytest.raises(Malformed, match="its indices or values repeat themselves"):
+        open_checkpoint(path)

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tinyhf
 import torch
+from safetensors.numpy import load_file, save_file
 
 from sift_cli.compat import import_transformers
 from sift_cli.core.plan import Architecture, InputSpec
@@ -19,6 +21,8 @@ from sift_cli.models import build, load, parse_architecture
 from sift_cli.models.calling import call, primary
 
 IDS = InputSpec((1, 32), "int64", "input_ids", 101)
+#: What compressed-tensors up to 0.14 says of weights that are sparse and not quantised.
+SPARSE = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-bitmask", "global_sparsity": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +165,30 @@ def test_what_the_model_does_not_use_is_told(folders: dict[str, Path]) -> None:
     assert loaded.provenance["notes"] == ["the model does not use lm_head.weight of the checkpoint"]
 
 
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_a_folder_of_sparse_weights_is_one_of_plain_weights(tmp_path: Path, key: str) -> None:
+    """As compressed-tensors stores them: parts in the place of a matrix, and a word in the configuration."""
+    plain, packed = (tinyhf.folder(tmp_path / name, "llama") for name in ("plain", "packed"))
+    weights = load_file(plain / "model.safetensors")
+    for name in [name for name in weights if "proj.weight" in name]:
+        weights[name][::2] = 0
+    save_file(weights, plain / "model.safetensors", {"format": "pt"})
+    for name in [name for name in weights if "proj.weight" in name]:
+        weight, stem = weights.pop(name), name.removesuffix(".weight")
+        kept = weight != 0
+        weights[f"{stem}.shape"] = np.array(weight.shape)
+        weights[f"{stem}.compressed"] = weight[kept]
+        weights[f"{stem}.bitmask"] = np.packbits(kept, axis=-1, bitorder="little")
+        weights[f"{stem}.row_offsets"] = np.cumsum(kept.sum(1)) - kept.sum(1)
+    save_file(weights, packed / "model.safetensors", {"format": "pt"})
+    edit(packed, **{key: {**SPARSE, "format": "dense", "ignore": [], "config_groups": {}, "version": "0.13.0"}})
+    one, other = load(plain), load(packed)
+    assert other.architecture == one.architecture
+    assert {name: array.tolist() for name, array in other.module.state_dict().items()} == {
+        name: array.tolist() for name, array in one.module.state_dict().items()
+    }
+
+
 def test_code_in_a_folder_is_never_run(gpt2: Path, tmp_path: Path) -> None:
     (gpt2 / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     edit(gpt2, auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})
@@ -174,7 +202,13 @@ def test_code_in_a_folder_is_never_run(gpt2: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config, which asks for more"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config: its weights are quantised"),
+        ({"quantization_config": {**SPARSE, "config_groups": {"group_0": {}}}}, "its weights are quantised"),
+        ({"quantization_config": {**SPARSE, "kv_cache_scheme": {"num_bits": 8}}}, "its weights are quantised"),
+        ({"quantization_config": {**SPARSE, "format": "pack-quantized"}}, "its weights are quantised"),
+        ({"quantization_config": {**SPARSE, "sparsity_config": {"format": "marlin-24"}}}, "its weights are quantised"),
+        ({"quantization_config": {"quant_method": "compressed-tensors"}}, "its weights are quantised"),
+        ({"compression_config": {"quant_method": "gptq"}}, "compression_config: its weights are quantised"),
         ({"fusion_config": {"patch_embeddings": True}}, "fusion_config, which asks for more"),
         ({"backbone_kwargs": {"checkpoint_path": "/evil"}}, "backbone_kwargs, which asks for more"),
         ({"n_layer": 10**7}, "too many"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sift_cli.core.masks import Mask
-from sift_cli.sparsity.formats import bitmask
+from sift_cli.sparsity.formats import bitmask, encode
 
 F32 = np.dtype(np.float32)
 
@@ -14,14 +14,14 @@ def test_bytes_of_a_known_tensor():
     # Row-major elements 0, 3, 8 and 9 of ten: bits 0 and 3 of the first byte, bits 0 and 1 of the second.
     array = np.array([[1.5, 0, 0, -2, 0], [0, 0, 0, -0.0, 4]], np.float32)
     kept = np.array([[1, 0, 0, 1, 0], [0, 0, 0, 1, 1]], bool)
-    parts = bitmask.encode(array, Mask.from_bool(kept))
+    parts = encode("bitmask", array, Mask.from_bool(kept))
     assert parts["bitmask"].tobytes() == bytes([0b00001001, 0b00000011])
     assert parts["values"].tobytes() == bytes.fromhex("0000c03f 000000c0 00000080 00008040")
 
 
 def test_bytes_of_a_known_bfloat16_tensor():
     array = np.array([0, 1, 0, -2], ml_dtypes.bfloat16)
-    parts = bitmask.encode(array, Mask.from_bool(array != 0))
+    parts = encode("bitmask", array, Mask.from_bool(array != 0))
     assert (parts["bitmask"].tobytes(), parts["values"].tobytes()) == (b"\x0a", bytes.fromhex("803f 00c0"))
 
 
@@ -36,7 +36,7 @@ def test_decode_of_known_bytes():
 def test_size_is_an_eighth_of_a_byte_a_weight_and_the_kept_values():
     kept = np.zeros((576, 1000), bool)
     kept.reshape(-1)[:57_600] = True
-    parts = bitmask.encode(kept.astype(np.float32), Mask.from_bool(kept))
+    parts = encode("bitmask", kept.astype(np.float32), Mask.from_bool(kept))
     assert sum(part.nbytes for part in parts.values()) == 576_000 // 8 + 4 * 57_600  # 0.131 of 2,304,000
 
 
@@ -67,4 +67,4 @@ def test_values_of_another_dtype():
 
 def test_mask_of_another_shape():
     with pytest.raises(ValueError, match="not for a tensor of shape"):
-        bitmask.encode(np.zeros((2, 3), np.float32), Mask.from_bool(np.zeros((3, 2), bool)))
+        encode("bitmask", np.zeros((2, 3), np.float32), Mask.from_bool(np.zeros((3, 2), bool)))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from sift_cli.checkpoint import _protobuf
 from sift_cli.checkpoint._bytes import ByteFile, as_array, checked_shape
+from sift_cli.checkpoint._protobuf import varint
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.sparse_initializer import SparseInitializer
 from sift_cli.core.masks import Mask
@@ -18,7 +21,7 @@ from sift_cli.errors import CheckpointError, Malformed
 from sift_cli.sparsity import formats
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 #: onnx.TensorProto.DataType
 _DTYPES = {
@@ -51,12 +54,12 @@ def sniff(head: bytes, path: Path) -> bool:
     """Whether ``head`` is a run of ModelProto's own fields, a plausible ir_version among them."""
     at, seen = 0, set()
     while at < len(head):
-        tag, at = _varint(head, at)
+        tag, at = varint(head, at)
         field, wire = tag >> 3, tag & 7
         if _FIELDS.get(field) != wire:
             return False
         seen.add(field)
-        value, at = _varint(head, at)
+        value, at = varint(head, at)
         if field == 1 and not 1 <= value < 1000:
             return False
         if wire == 2:
@@ -64,19 +67,25 @@ def sniff(head: bytes, path: Path) -> bool:
     return 1 in seen and len(seen) > 1
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 64:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            break
-    return value, at
-
-
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    return _Onnx(path, parse(path))
+    model = parse(path)
+    metadata: dict[str, str] = {}
+    for item in model.metadata_props:
+        if not isinstance(item.key, str) or not isinstance(item.value, str):
+            raise Malformed(path, "its metadata", "it is no UTF-8")
+        if item.key in metadata:
+            raise Malformed(path, "its metadata", f"the key {item.key[:40]!r} is there twice")
+        metadata[item.key] = item.value
+    return of_graph(path, model.graph, metadata)
+
+
+def of_graph(path: Path, graph: GraphProto, metadata: Mapping[str, str] | None = None) -> Checkpoint:
+    """The tensors of one graph of the model at ``path``: the main one, or a subgraph.
+
+    Raises:
+        Malformed: It contradicts itself.
+    """
+    return _Onnx(path, graph, metadata or {})
 
 
 def parse(path: Path) -> ModelProto:
@@ -95,7 +104,10 @@ def parse(path: Path) -> ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
+        _protobuf.check(data, onnx.ModelProto.DESCRIPTOR)
         model = onnx.ModelProto.FromString(data)
+    except ValueError as error:
+        raise Malformed(path, "the model", str(error)) from None
     except DecodeError:
         raise Malformed(path, "the model", "it does not parse as ONNX") from None
     if not model.HasField("graph") or not model.opset_import:
@@ -107,21 +119,10 @@ def external_data(path: Path, tensor: TensorProto, nbytes: int) -> np.ndarray:
     """The ``nbytes`` bytes of a tensor that the model at ``path`` keeps in another file, in its own folder.
 
     Raises:
-        Malformed: That file is missing or too short, lies anywhere else, or is a link.
+        Malformed: That file is too short, or see :func:`data_file`.
     """
     at = f"tensor {tensor.name!r}"
-    entries = {item.key: item.value for item in tensor.external_data}
-    location = PurePosixPath(entries.get("location", "").replace("\\", "/"))
-    folder = path.parent.resolve()
-    if not location.parts or location.is_absolute() or ".." in location.parts or ":" in location.parts[0]:
-        raise Malformed(path, at, f"its data is at {str(location)[:80]!r}, which is not inside the model's folder")
-    try:
-        target = folder / location
-        outside = target.resolve(strict=True) != target
-    except (OSError, ValueError, RuntimeError):
-        raise Malformed(path, at, f"its data file {str(location)[:80]!r} is missing") from None
-    if outside:
-        raise Malformed(path, at, f"its data file {str(location)[:80]!r} is a link")
+    target, entries = data_file(path, tensor)
     try:
         offset, length = int(entries.get("offset", "0")), int(entries.get("length", str(nbytes)))
     except ValueError:
@@ -135,6 +136,34 @@ def external_data(path: Path, tensor: TensorProto, nbytes: int) -> np.ndarray:
         file.close()
 
 
+def data_file(path: Path, tensor: TensorProto) -> tuple[Path, dict[str, str]]:
+    """The file in which a tensor of the model at ``path`` has its data, and all that the tensor says of where they are.
+
+    Raises:
+        Malformed: That file is missing, lies outside of the model's folder, or is a link; or it says one thing twice.
+    """
+    at = f"tensor {tensor.name!r}"
+    entries: dict[str, str] = {}
+    for item in tensor.external_data:
+        if not isinstance(item.key, str) or not isinstance(item.value, str):  # protobuf gives bytes then
+            raise Malformed(path, at, "where its data is, is no UTF-8")
+        if item.key in entries:
+            raise Malformed(path, at, f"it says twice what the {item.key[:40]!r} of its data is")
+        entries[item.key] = item.value
+    location = PurePosixPath(entries.get("location", "").replace("\\", "/"))
+    folder = path.parent.resolve()
+    if not location.parts or location.is_absolute() or ".." in location.parts or ":" in location.parts[0]:
+        raise Malformed(path, at, f"its data is at {str(location)[:80]!r}, which is not inside the model's folder")
+    try:
+        target = folder / location
+        outside = target.resolve(strict=True) != target
+    except (OSError, ValueError, RuntimeError):
+        raise Malformed(path, at, f"its data file {str(location)[:80]!r} is missing") from None
+    if outside:
+        raise Malformed(path, at, f"its data file {str(location)[:80]!r} is a link")
+    return target, entries
+
+
 def spec_of(path: Path, tensor: TensorProto) -> TensorSpec:
     """What a tensor of the model at ``path`` says of itself.
 
@@ -143,8 +172,7 @@ def spec_of(path: Path, tensor: TensorProto) -> TensorSpec:
         Malformed: It has another number of bytes than its shape.
     """
     name, at = tensor.name, f"tensor {tensor.name!r}"
-    if not isinstance(name, str):  # protobuf gives bytes for what is not UTF-8
-        raise Malformed(path, at, "its name is no UTF-8")
+    _check_name(path, tensor)
     if tensor.data_type not in _DTYPES:
         raise CheckpointError(f"{path}: {at} has the ONNX data type {tensor.data_type}, which sift cannot hold")
     dtype = _DTYPES[tensor.data_type]
@@ -158,6 +186,11 @@ def spec_of(path: Path, tensor: TensorProto) -> TensorSpec:
     return TensorSpec(name, shape, dtype, nbytes)
 
 
+def _check_name(path: Path, tensor: TensorProto) -> None:
+    if not isinstance(tensor.name, str):
+        raise Malformed(path, f"tensor {tensor.name!r}", "its name is no UTF-8")
+
+
 class _Sparse(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
@@ -167,25 +200,22 @@ class _Sparse(NamedTuple):
 class _Onnx(Checkpoint):
     format = "onnx"
 
-    def __init__(self, path: Path, model: ModelProto) -> None:
+    def __init__(self, path: Path, graph: GraphProto, metadata: Mapping[str, str]) -> None:
         self.path = path
-        self.metadata = {}
-        for item in model.metadata_props:
-            if item.key in self.metadata:
-                raise Malformed(path, "its metadata", f"the key {item.key[:40]!r} is there twice")
-            self.metadata[item.key] = item.value
+        self.metadata = metadata
         self._initializers: dict[str, TensorProto] = {}
-        ignored = []
-        for tensor in model.graph.initializer:
+        ignored: dict[str, None] = {}
+        for tensor in graph.initializer:
             if tensor.name in self._initializers or tensor.name in ignored:
                 raise Malformed(path, f"tensor {tensor.name!r}", "it is there twice")
+            _check_name(path, tensor)
             if tensor.data_type == _STRING:
-                ignored.append(tensor.name)
+                ignored[tensor.name] = None
             else:
                 self._initializers[tensor.name] = tensor
         self.ignored = tuple(ignored)
         dense = {name: spec_of(path, tensor) for name, tensor in self._initializers.items()}
-        self._sparse = self._sparse_nodes(model.graph.node, dense)
+        self._sparse = self._sparse_nodes(graph.node, dense)
         owner = {f"{name}.{part}": name for name in self._sparse for part in ("bitmask", "values")}
         self.tensors = {}
         for stored, spec in dense.items():
@@ -197,7 +227,7 @@ class _Onnx(Checkpoint):
                 size = sum(dense[f"{name}.{part}"].stored_bytes for part in ("bitmask", "values"))
                 self.tensors[name] = TensorSpec(name, sparse.shape, sparse.dtype, size, _FORMAT, sparse.nonzero)
         self._sparse_initializers: dict[str, SparseInitializer] = {}
-        for proto in model.graph.sparse_initializer:
+        for proto in graph.sparse_initializer:
             name = proto.values.name
             if name in dense or name in self.tensors or name in ignored:
                 raise Malformed(path, f"tensor {name!r}", "it is there twice")
@@ -211,12 +241,12 @@ class _Onnx(Checkpoint):
         """Tensors whose bitmask and values go into one node that says their dense shape in ``weight_shape``."""
         found: dict[str, _Sparse] = {}
         for node in nodes:
-            texts = (name for name in node.input if isinstance(name, str))
+            texts = dict.fromkeys(name for name in node.input if isinstance(name, str))
             stems = [name.removesuffix(".bitmask") for name in texts if name.endswith(".bitmask") and name in dense]
             shapes = [list(a.ints) for a in node.attribute if a.name == "weight_shape"]
             for name in stems:
                 values = dense.get(f"{name}.values")
-                if values is None or values.name not in node.input or len(shapes) != 1:
+                if values is None or values.name not in texts or len(shapes) != 1:
                     continue
                 at = f"tensor {name!r}"
                 if name in dense:

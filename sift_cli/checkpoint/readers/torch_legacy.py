@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sift_cli.checkpoint import _pickle, torch_objects
-from sift_cli.checkpoint._bytes import ByteFile, Window
+from sift_cli.checkpoint._bytes import ByteFile, Window, most_items
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.live import open_live
 from sift_cli.checkpoint.torch_objects import StorageRef
@@ -34,8 +34,8 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
                 f"{path} is a tar file as PyTorch 0.1 wrote it, which can only be read by running its pickles",
                 hint="if you trust whoever made it, pass --allow-pickle",
             )
-        stream = Window(file)
-        magic, protocol, system, content, keys = (_load(path, stream, part) for part in _PARTS)
+        stream, most = Window(file), most_items(file.size)
+        magic, protocol, system, content, keys = (_load(path, stream, part, most) for part in _PARTS)
         if magic.value != _MAGIC or protocol.value != _PROTOCOL:
             raise Malformed(path, "its head", "it has another magic number or protocol")
         unsafe = torch_objects.unsafe(content.globals)
@@ -62,9 +62,9 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
 _PARTS = ("its magic number", "its protocol", "its system information", "its pickle", "its list of storages")
 
 
-def _load(path: Path, stream: Window, part: str) -> _pickle.Pickle:
+def _load(path: Path, stream: Window, part: str, most: int) -> _pickle.Pickle:
     try:
-        return _pickle.load(stream)
+        return _pickle.load(stream, most)
     except ValueError as error:
         raise Malformed(path, part, str(error)) from None
 

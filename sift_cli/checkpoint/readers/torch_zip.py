@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 from sift_cli.checkpoint import _pickle, _zip, torch_objects
-from sift_cli.checkpoint._bytes import ByteFile
+from sift_cli.checkpoint._bytes import ByteFile, Window, most_items
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.live import open_live
 from sift_cli.errors import CheckpointError, Malformed, UnsafePickle
@@ -20,10 +21,13 @@ def sniff(head: bytes, path: Path) -> bool:
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     file = ByteFile(path)
     try:
+        if _zip.cut_off(file) and (needs := _tensor_bytes(file)) > file.size:
+            why = f"it is cut off at byte {file.size}, and its tensors alone take {needs}"
+            raise Malformed(path, "its end", f"{why}: {needs - file.size} or more are missing", hint=_zip.AGAIN)
         archive = _zip.Archive(file)
         root = _zip.root(path, archive.names, "data.pkl")
         try:
-            pickle = _pickle.load(io.BytesIO(archive.read(f"{root}data.pkl")))
+            pickle = _pickle.load(io.BytesIO(archive.read(f"{root}data.pkl")), most_items(file.size))
         except ValueError as error:
             raise Malformed(path, f"record '{root}data.pkl'", str(error)) from None
         unsafe = torch_objects.unsafe(pickle.globals)
@@ -40,3 +44,16 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     except CheckpointError:
         file.close()
         raise
+
+
+def _tensor_bytes(file: ByteFile) -> int:
+    """Bytes of the tensors of a file that is cut off, by the pickle at its beginning; 0 if that is cut too."""
+    try:
+        header = file.read(0, 30, "its first record").tobytes()
+        stream = Window(file)
+        stream.seek(30 + sum(struct.unpack("<HH", header[26:])))
+        pickle = _pickle.load(stream, most_items(file.size))
+        storages = {one.key: one for one in map(torch_objects.storage_ref, pickle.persistent)}
+    except (Malformed, ValueError):
+        return 0
+    return sum(one.count * (one.dtype.itemsize if one.dtype else 1) for one in storages.values())

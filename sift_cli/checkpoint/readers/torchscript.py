@@ -12,18 +12,19 @@ import re
 from pathlib import Path
 
 from sift_cli.checkpoint import _pickle, _zip, torch_objects
-from sift_cli.checkpoint._bytes import ByteFile
+from sift_cli.checkpoint._bytes import ByteFile, most_items
 from sift_cli.checkpoint._pickle import Call
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.strided import Stored, StridedCheckpoint
 from sift_cli.errors import CheckpointError, Malformed
 
 _CLASS = re.compile(
-    r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*?)\]\n  __buffers__ = \[(.*?)\]", re.MULTILINE | re.DOTALL
+    r"^class (\w+)\(Module\):\n  __parameters__ = \[([^\]\n]*)\]\n  __buffers__ = \[([^\]\n]*)\]", re.MULTILINE
 )
 _NAME = re.compile(r'"([^"]*)"')
-#: Modules may be shared, and a hostile pickle shares them at every level, which makes 2^depth paths.
-_MAX_MODULES = 200_000
+#: Modules may be shared, and a hostile pickle shares them at every level, which makes 2^depth paths. Bounded are their
+#: attributes and the letters of their names.
+_MAX_ATTRIBUTES, _MAX_LETTERS = 1_000_000, 2**26
 _MAX_DEPTH = 200
 
 
@@ -37,7 +38,7 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         archive = _zip.Archive(file)
         root = _zip.root(path, archive.names, "data.pkl")
         try:
-            module = _pickle.load(io.BytesIO(archive.read(f"{root}data.pkl"))).value
+            module = _pickle.load(io.BytesIO(archive.read(f"{root}data.pkl")), most_items(file.size)).value
         except ValueError as error:
             raise Malformed(path, f"record '{root}data.pkl'", str(error)) from None
 
@@ -87,17 +88,19 @@ def _attributes(path: Path, module: object, listed: _Listed) -> list[tuple[str, 
     """
     found: list[tuple[str, Call, bool]] = []
     pending = [("", module)]
-    visited = 0
+    attributes = letters = 0
     while pending:
         prefix, current = pending.pop()
-        visited += 1
-        if visited > _MAX_MODULES or prefix.count(".") > _MAX_DEPTH:
-            raise Malformed(path, "its modules", "they contain one another without end")
         if not isinstance(current, Call) or not isinstance(current.state, dict):
             continue
+        state = {key: value for key, value in current.state.items() if isinstance(key, str)}
+        attributes += len(current.state) + 1
+        letters += sum(len(prefix) + len(key) for key in state)
+        if attributes > _MAX_ATTRIBUTES or letters > _MAX_LETTERS or prefix.count(".") > _MAX_DEPTH:
+            raise Malformed(path, "its modules", "they contain one another without end")
         wanted = listed[current.name]
         children = []
-        for key, value in current.state.items():
+        for key, value in state.items():
             if torch_objects.is_tensor(value):
                 found.append((f"{prefix}{key}", value, key in wanted))
             elif isinstance(value, Call) and value.name.startswith("__torch__."):

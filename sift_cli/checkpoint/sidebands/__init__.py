@@ -50,18 +50,22 @@ class Sideband(Protocol):
         """
 
 
-def find(checkpoint: Checkpoint) -> dict[str, dict[str, Masked]]:
+def find(checkpoint: Checkpoint, *, in_values: bool = True) -> dict[str, dict[str, Masked]]:
     """Name of the sideband → its weights, for all that ``checkpoint`` has; empty for a dense one.
+
+    Args:
+        checkpoint: What to look at.
+        in_values: Look for masks that only values tell, where there are no others; that reads every weight.
 
     Raises:
         Malformed: See :meth:`Sideband.find`.
     """
     kinds = {name: cast(Sideband, module) for name, module in discover(_SIDEBANDS).items()}
-    for in_values in (False, True):
+    for values in (False, True) if in_values else (False,):
         found = {
             name: weights
             for name, kind in kinds.items()
-            if kind.IN_VALUES is in_values and (weights := kind.find(checkpoint))
+            if kind.IN_VALUES is values and (weights := kind.find(checkpoint))
         }
         if found:
             return found

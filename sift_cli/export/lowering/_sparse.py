@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from sift_cli.core.masks import Mask
 from sift_cli.export.values import add_initializer
-from sift_cli.sparsity.formats import bitmask
+from sift_cli.sparsity.formats import encode
 
 
 def sparse_inputs(
@@ -23,7 +23,7 @@ def sparse_inputs(
     dense = np.asarray(weight.const_value.numpy())
     if transpose:
         dense, mask = np.ascontiguousarray(dense.T), Mask.from_bool(mask.to_bool().T)
-    parts = bitmask.encode(dense, mask)
+    parts = encode("bitmask", dense, mask)
     return [
         _constant(graph, f"{weight.name}.bitmask", parts["bitmask"]),
         _constant(graph, f"{weight.name}.values", parts["values"]),

@@ -113,10 +113,12 @@ def read_config(path: Path) -> dict[str, Any]:
     """A ``config.json`` as it stands.
 
     Raises:
-        Unreadable, Malformed: It cannot be read, or is no JSON object.
+        Unreadable, Malformed: It cannot be read, is no JSON object, or is a link out of its folder.
     """
     from sift_cli.checkpoint._json import loads
+    from sift_cli.checkpoint.folder import check_inside
 
+    check_inside(path)
     try:
         config = loads(path.read_bytes())
     except OSError as error:

@@ -7,14 +7,14 @@ down for readers in ``docs/sparse-formats.md``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import numpy as np
 
 from sift_cli.core.masks import Mask
-from sift_cli.core.tensors import DTYPE_NAMES
+from sift_cli.core.tensors import DTYPE_NAMES, as_bits
 from sift_cli.registry import discover, names
 
 #: The arrays of one tensor, by their name within it ("bitmask", "values").
@@ -56,12 +56,8 @@ class Format(Protocol):
         """Every part by name, known before any is read."""
 
     @staticmethod
-    def encode(array: np.ndarray, mask: Mask) -> dict[str, np.ndarray]:
-        """The parts of ``array`` under ``mask``.
-
-        Raises:
-            ValueError: The shapes differ, or a masked position holds something other than 0 that would be lost.
-        """
+    def index(mask: Mask) -> Iterator[np.ndarray]:
+        """The index of ``mask``, piece by piece."""
 
     @staticmethod
     def decode(parts: SparseParts, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -94,21 +90,59 @@ def get(name: str) -> Format:
     return cast(Format, discover(__name__)[name])
 
 
-def smallest(array: np.ndarray, mask: Mask) -> tuple[str, dict[str, np.ndarray]]:
-    """Name and parts of the format that takes the fewest bytes; of equals the oldest, which most readers know.
+def pieces(name: str, array: np.ndarray, mask: Mask) -> Iterator[tuple[str, np.ndarray]]:
+    """The parts of ``array`` under ``mask`` in the format ``name``: the elements that each part goes on with, in turn.
+
+    It takes little memory beside the array.
 
     Raises:
-        ValueError: See :meth:`Format.encode`.
+        ValueError: The shapes differ, or a masked position holds something other than 0 that would be lost.
+    """
+    if array.shape != mask.shape:
+        raise ValueError(f"a mask of shape {mask.shape} is not for a tensor of shape {array.shape}")
+    for piece in get(name).index(mask):
+        yield name, piece
+    flat = np.ascontiguousarray(array).reshape(-1)
+    lost = 0
+    for start, kept in mask.runs():
+        some = flat[start : start + kept.size]
+        bits = as_bits(some)
+        values = bits.compress(kept)  # four times as fast as indexing by bools
+        if np.count_nonzero(bits) != np.count_nonzero(values):  # of −0, which is not lost, too
+            with np.errstate(invalid="ignore"):  # a NaN of bfloat16 is as good as any other number here
+                lost += int(np.count_nonzero(some) - np.count_nonzero(values.view(some.dtype)))
+        yield VALUES, values.view(flat.dtype)
+    if lost:
+        raise ValueError(f"{lost} masked weights are not 0")
+
+
+def encode(name: str, array: np.ndarray, mask: Mask) -> dict[str, np.ndarray]:
+    """:func:`pieces`, whole parts by their names."""
+    parts: dict[str, list[np.ndarray]] = {name: [], VALUES: []}
+    for part, piece in pieces(name, array, mask):
+        parts[part].append(piece)
+    empty = {name: np.empty(0, np.uint8), VALUES: np.empty(0, array.dtype)}
+    return {part: np.concatenate([empty[part], *found]) for part, found in parts.items()}
+
+
+def smallest(mask: Mask) -> str:
+    """The format whose index of ``mask`` takes the fewest bytes; of equals the oldest, which most readers know.
+
+    The values are the same in all of them.
     """
     bounds = sorted(
-        (get(name).layout(mask.shape, array.dtype, mask.nonzero)[name].lengths[0], get(name).SINCE, name)
+        (get(name).layout(mask.shape, np.dtype(np.uint8), mask.nonzero)[name].lengths[0], get(name).SINCE, name)
         for name in names(__name__)
     )
-    best: tuple[tuple[int, int], str, dict[str, np.ndarray]] | None = None
+    best: tuple[int, int, str] | None = None
     for least, since, name in bounds:
-        if best is None or (least, since) < best[0]:
-            parts = get(name).encode(array, mask)
-            size = (parts[name].size, since)
-            best = (size, name, parts) if best is None or size < best[0] else best
+        if best is None or (least, since) < best[:2]:
+            found = index_size(name, mask), since, name
+            best = found if best is None else min(best, found)
     assert best is not None
-    return best[1:]
+    return best[2]
+
+
+def index_size(name: str, mask: Mask) -> int:
+    """Bytes of the index of ``mask`` in the format ``name``."""
+    return sum(piece.size for piece in get(name).index(mask))

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from sift_cli.core.masks import Mask
+from sift_cli.core.tensors import as_bits
 from sift_cli.sparsity.formats import VALUES, Part, SparseParts
-from sift_cli.sparsity.formats._values import parted, take
+from sift_cli.sparsity.formats._values import parted
 
 SINCE = 2
 _INDEX = "delta"
@@ -37,22 +38,27 @@ def layout(shape: tuple[int, ...], dtype: np.dtype, nonzero: int) -> dict[str, P
     }
 
 
-def encode(array: np.ndarray, mask: Mask) -> dict[str, np.ndarray]:
-    kept = np.flatnonzero(mask.to_bool())
-    values = take(array, mask, kept)
-    escapes, skipped = np.divmod(np.diff(kept, prepend=-1, append=mask.numel) - 1, _ESCAPE)
-    index = np.full(kept.size + escapes.sum(), _ESCAPE, np.uint8)
-    index[np.arange(kept.size) + np.cumsum(escapes[:-1])] = skipped[:-1]
-    return {_INDEX: index, VALUES: values}
+def index(mask: Mask) -> Iterator[np.ndarray]:
+    done = 0  # elements that are skipped or kept
+    for start, kept in mask.runs():
+        at = np.flatnonzero(kept)
+        at += start
+        escapes, skipped = np.divmod(np.diff(at, prepend=done - 1) - 1, _ESCAPE)
+        some = np.full(at.size + escapes.sum(), _ESCAPE, np.uint8)
+        some[np.arange(at.size) + np.cumsum(escapes)] = skipped
+        yield some
+        done = int(at[-1]) + 1 if at.size else done
+    yield np.full((mask.numel - done) // _ESCAPE, _ESCAPE, np.uint8)
 
 
 def decode(parts: SparseParts, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     index, values = parted(parts, _INDEX, dtype)
     _check(index, math.prod(shape), values.size)
     dense = np.zeros(math.prod(shape), dtype)
+    into, bits = as_bits(dense), as_bits(values)
     done = 0
     for kept in _positions(index):
-        dense[kept] = values[done : done + kept.size]
+        into[kept] = bits[done : done + kept.size]
         done += kept.size
     return dense.reshape(shape)
 
