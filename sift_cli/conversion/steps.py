@@ -14,6 +14,7 @@ from sift_cli.checkpoint import mask_file, open_checkpoint
 from sift_cli.checkpoint._json import loads
 from sift_cli.checkpoint.compressed_tensors import plain_config
 from sift_cli.checkpoint.folder import MASKS, check_inside, copy_companions
+from sift_cli.checkpoint.sparse_metadata import SPARSE_KEY, VERSION_KEY
 from sift_cli.conversion.containers import Container, PlannedFile, Tensor
 from sift_cli.conversion.encodings import About, Array, Encoded, Encoding
 from sift_cli.conversion.filling import checksum, each, store
@@ -96,7 +97,12 @@ class Conversion:
         """What a file with these tensors says of them: what the source says too, as long as it is true."""
         about = self._encoding.about({name: self.encoded[name] for name in names if name in self.encoded})
         same = self._source.unchanged and self._source.masked == self.encoded.keys()
-        kept = {key: value for key, value in self._source.checkpoint.metadata.items() if same or not _is_ours(key)}
+        same = same and all(one.whole for one in self.encoded.values())
+        kept = {
+            key: value
+            for key, value in self._source.checkpoint.metadata.items()
+            if key not in (VERSION_KEY, SPARSE_KEY) and (same or not key.startswith("sift."))
+        }
         return replace(about, metadata={**kept, **about.metadata})
 
     def verify(self) -> None:
@@ -179,10 +185,6 @@ class Conversion:
             verified,
             self.resumed,
         )
-
-
-def _is_ours(key: str) -> bool:
-    return key.startswith("sift.")
 
 
 def _dumped(encoded: Encoded) -> dict[str, Any]:
