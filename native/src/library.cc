@@ -29,6 +29,7 @@ OrtCustomOpDomain* domain(const OrtApi* table) {
     for (const auto* ops : {&sift::sparse_convs(), &sift::sparse_linears()}) {
       for (const sift::ort::CustomOp* op : *ops) sift::check(api.CustomOpDomain_Add(made, op));
     }
+    sift::check(api.CustomOpDomain_Add(made, &sift::arranged_max_pool()));
     found = made;
   }
   return found;

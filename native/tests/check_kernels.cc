@@ -14,6 +14,7 @@
 
 #include "dispatch/kernel.h"
 #include "kernels/arranged.h"
+#include "kernels/max_pool.h"
 #include "threads.h"
 
 namespace {
@@ -508,6 +509,113 @@ size_t check_all(const std::string& only) {
   return failures;
 }
 
+// The largest number of each window, by the definition.
+std::vector<float> pooled(const sift::PoolShape& s, const std::vector<float>& x) {
+  std::vector<float> y;
+  for (int64_t plane = 0; plane < s.images * s.channels; ++plane) {
+    for (int64_t row = 0; row < s.out_height(); ++row) {
+      for (int64_t column = 0; column < s.out_width(); ++column) {
+        const auto pixel = [&](int64_t i, int64_t j) {
+          return x[static_cast<size_t>((plane * s.height + row * s.stride_h + i) * s.width + column * s.stride_w + j)];
+        };
+        float largest = pixel(0, 0);
+        for (int64_t i = 0; i < s.kernel_h; ++i) {
+          for (int64_t j = 0; j < s.kernel_w; ++j) {
+            if (pixel(i, j) > largest) largest = pixel(i, j);
+          }
+        }
+        y.push_back(largest);
+      }
+    }
+  }
+  return y;
+}
+
+void expect_same(const std::vector<float>& want, const float* found, const char* how) {
+  if (!want.empty() && std::memcmp(want.data(), found, want.size() * sizeof(float)) != 0) throw std::runtime_error(how);
+}
+
+// `s` says of x and y how they are arranged; both also plain.
+void check_pool(sift::PoolShape s, const sift::Lanes& lanes, unsigned seed) {
+  std::mt19937 random(seed);
+  const auto images = static_cast<size_t>(s.images);
+  const std::vector<float> x = normals(images * static_cast<size_t>(s.channels * s.height * s.width), random, true);
+  const std::vector<float> want = pooled(s, x), untouched(want.size(), 1e30f);
+  sift::NoWorkers alone;
+  sift::Threads threads(2 + seed % 2);
+  Unaligned plain_x(x), plain_y(untouched);
+  sift::max_pool(s, plain_x.data(), plain_y.data(), threads);
+  expect_same(want, plain_y.data(), "plain");
+
+  const sift::ArrangedImage image(lanes.width, s.images, s.channels, s.height, s.width, s.reading_x);
+  Aligned lanes_x(image.floats(images), std::numeric_limits<float>::quiet_NaN());
+  each_arranged(lanes.width, image, images, s.channels, s.height, s.width, s.reading_x, [&](size_t at, int64_t pixel) {
+    lanes_x.data()[at] = pixel >= 0 ? x[static_cast<size_t>(pixel)] : 0.0f;
+  });
+  for (sift::Workers* workers : {static_cast<sift::Workers*>(&alone), static_cast<sift::Workers*>(&threads)}) {
+    const sift::ArrangedMaxPool pool(s, lanes);
+    Unaligned y(untouched);
+    if (!pool.arranged_y()) {
+      pool.run(lanes_x.data(), y.data(), *workers, *sift::Scratch::shared());
+      expect_same(want, y.data(), "from lanes");
+      continue;
+    }
+    const int64_t height = s.out_height(), width = s.out_width();
+    const sift::ArrangedImage image_y(lanes.width, s.images, s.channels, height, width, s.reading_y);
+    Aligned lanes_y(pool.y_floats(), 1e30f);
+    pool.run(lanes_x.data(), lanes_y.data(), *workers, *sift::Scratch::shared());
+    each_arranged(lanes.width, image_y, images, s.channels, height, width, s.reading_y, [&](size_t at, int64_t pixel) {
+      const float wanted = pixel >= 0 ? want[static_cast<size_t>(pixel)] : 0.0f;
+      if (std::memcmp(&wanted, lanes_y.data() + at, sizeof(wanted)) != 0) throw std::runtime_error("in lanes");
+    });
+  }
+}
+
+size_t check_pools(const std::string& only) {
+  constexpr int64_t kShapes[][6] = {
+      {1, 1, 1, 1, 1, 1},     // nothing smaller
+      {16, 16, 2, 2, 2, 2},   // halves
+      {17, 13, 2, 2, 2, 2},   // and leaves a row and a column over
+      {17, 30, 3, 3, 2, 2},   // windows that overlap
+      {9, 9, 3, 3, 1, 1},     // a window at each pixel
+      {20, 21, 2, 3, 3, 4},   // pixels that no window has
+      {5, 40, 5, 2, 1, 2},    // one row of outputs
+      {23, 3, 2, 3, 2, 1},    // one column
+      {64, 130, 2, 2, 2, 2},  // several tiles across
+  };
+  size_t failures = 0;
+  for (const sift::Isa isa : sift::available_isas()) {
+    const std::string title = std::string("max_pool/") + sift::name(isa);
+    if (title.find(only) == std::string::npos) continue;
+    unsigned cases = 0;
+    for (const auto& [height, width, kernel_h, kernel_w, stride_h, stride_w] : kShapes) {
+      for (const int64_t channels : {1, 5, 40}) {
+        for (const int64_t images : {0, 1, 2, 3, 17}) {
+          sift::PoolShape s{images, channels, height, width, kernel_h, kernel_w, stride_h, stride_w};
+          ++cases;
+          const sift::Halo halo = s.halo();
+          s.reading_x = {{cases % 2, cases % 3, halo.bottom + cases % 2, halo.right + cases % 3}, stride_h, stride_w};
+          s.reading_y = {{cases % 3, cases % 2, cases % 4, cases % 5}, 1 + cases % 2, 1 + cases / 2 % 3};
+          for (const bool arranged : {false, true}) {
+            s.arranged_y = arranged;
+            try {
+              check_pool(s, sift::lanes_of(isa), cases);
+            } catch (const std::exception& error) {
+              ++failures;
+              std::printf("%s: %zux%zu of %zux%zu by %zux%zu, %zu images, %zu channels: %s\n", title.c_str(),
+                          static_cast<size_t>(kernel_h), static_cast<size_t>(kernel_w), static_cast<size_t>(height),
+                          static_cast<size_t>(width), static_cast<size_t>(stride_h), static_cast<size_t>(stride_w),
+                          static_cast<size_t>(images), static_cast<size_t>(channels), error.what());
+            }
+          }
+        }
+      }
+    }
+    std::printf("%s: %u cases\n", title.c_str(), 2 * cases);
+  }
+  return failures;
+}
+
 // The rules around the kernels that no shape can show.
 size_t check_rules() {
   size_t failures = 0;
@@ -555,7 +663,7 @@ size_t check_rules() {
 
 int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
-  const size_t failures = check_all<ConvShape>(only) + check_all<LinearShape>(only) + check_rules();
+  const size_t failures = check_all<ConvShape>(only) + check_all<LinearShape>(only) + check_pools(only) + check_rules();
   std::printf("%zu failures\n", failures);
   return failures ? 1 : 0;
 }

@@ -13,6 +13,8 @@ import numpy as np
 DOMAIN = "sift"
 #: The function that makes the dense weight of a layer that stays dense: it has no kernel.
 DENSE_WEIGHT = "DenseWeight"
+#: A MaxPool without padding between sparse convolutions, which takes and gives arranged images.
+MAX_POOL = "ArrangedMaxPool"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from onnx import helper, inliner, numpy_helper
 
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
 from sift_cli.errors import ExportError
+from sift_cli.export.arranging import forget
 from sift_cli.export.values import unused
 from sift_cli.sparsity.formats import bitmask
 
@@ -66,6 +67,7 @@ def standard(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
+    forget(result)
     graph = result.graph
     functions = {function.name: function for function in result.functions if function.domain == DOMAIN}
     if DENSE_WEIGHT in functions:

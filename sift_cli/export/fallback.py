@@ -22,7 +22,7 @@ from collections.abc import Collection
 import onnx
 import onnx.parser
 
-from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN, OPERATORS, Operator
+from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN, MAX_POOL, OPERATORS, Operator
 
 _DECODE = """
     minus_one = Constant <value_ints: ints = [-1]> ()
@@ -73,6 +73,12 @@ _LAYERS = {
     AFTER = Add (product, bias)
 """,
 }
+_MAX_POOL = f"""
+    {MAX_POOL} <kernel_shape, strides> (x) => (y)
+    {{
+        y = MaxPool <kernel_shape: ints = @kernel_shape, strides: ints = @strides> (x)
+    }}
+"""
 _RESIDUAL = "AFTER = Add (BEFORE, residual)"
 #: GELU as torch and GPT-2 write it, which onnxruntime recognises; it is an operator of its own from opset 20 on only.
 _ACTIVATIONS = {
@@ -116,12 +122,13 @@ _ACTIVATIONS = {
 
 
 def functions(names: Collection[str], opset: int) -> list[onnx.FunctionProto]:
-    """The functions for operators and DenseWeight, in the opset of the model they go into, 12 or newer; 13 or newer
-    where values are bfloat16."""
+    """The functions for operators, DenseWeight and ArrangedMaxPool, in the opset of the model they go into. That is
+    12 or newer; 13 or newer where values are bfloat16."""
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
     decode = _DECODE.replace("BITS", _BITS if opset >= 18 else _BITS_BY_SHIFTS)
     texts = {DENSE_WEIGHT: f"{DENSE_WEIGHT} <weight_shape> (bitmask, values) => (weight) {{ {decode} }}"}
-    texts |= {name: _text(OPERATORS[name], decode) for name in names if name != DENSE_WEIGHT}
+    texts[MAX_POOL] = _MAX_POOL
+    texts |= {name: _text(OPERATORS[name], decode) for name in names if name in OPERATORS}
     return [onnx.parser.parse_function(f"{header} {texts[name]}") for name in sorted(names)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sift_cli.runtime.library import available_isas, library_path
-    from sift_cli.runtime.reference import decode_bitmask, epilogue, sparse_conv, sparse_linear
+    from sift_cli.runtime.reference import decode_bitmask, epilogue, max_pool, sparse_conv, sparse_linear
     from sift_cli.runtime.sessions import KernelReport, kernels, random_inputs, session
 
 _HOME = {
@@ -18,6 +18,7 @@ _HOME = {
     "library_path": "library",
     "decode_bitmask": "reference",
     "epilogue": "reference",
+    "max_pool": "reference",
     "sparse_conv": "reference",
     "sparse_linear": "reference",
     "KernelReport": "sessions",
@@ -33,6 +34,7 @@ __all__ = [
     "epilogue",
     "kernels",
     "library_path",
+    "max_pool",
     "random_inputs",
     "session",
     "sparse_conv",

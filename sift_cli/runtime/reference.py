@@ -104,6 +104,26 @@ def sparse_linear(x: np.ndarray, weight: np.ndarray, kept: np.ndarray, bias: np.
     return y
 
 
+def max_pool(x: np.ndarray, kernel_shape: Sequence[int], strides: Sequence[int]) -> np.ndarray:
+    """ArrangedMaxPool: the first number of each window, or what is larger than all before it, row by row.
+
+    Args:
+        x: ``[N, C, H, W]``, at least as large as the kernel.
+        kernel_shape: Down, across.
+        strides: Down, across.
+
+    Returns:
+        Of the type of ``x``, ``[N, C, (H - kH) // down + 1, (W - kW) // across + 1]``.
+    """
+    room = (size - kernel for size, kernel in zip(x.shape[2:], kernel_shape, strict=True))
+    out_h, out_w = (left // step + 1 for left, step in zip(room, strides, strict=True))
+    y = x[:, :, :: strides[0], :: strides[1]][:, :, :out_h, :out_w]
+    for i, j in np.ndindex(*kernel_shape):
+        tap = x[:, :, i :: strides[0], j :: strides[1]][:, :, :out_h, :out_w]
+        y = np.where(tap > y, tap, y)
+    return y
+
+
 def epilogue(
     sums: np.ndarray, activation: str = "", residual: np.ndarray | None = None, **attributes: float
 ) -> np.ndarray:

@@ -9,12 +9,13 @@ import onnx
 import pytest
 from graphs import attributes, graph, normal, run, sparse
 
-from sift_cli.core.operators import DOMAIN
+from sift_cli.core.operators import DOMAIN, MAX_POOL
 from sift_cli.errors import RuntimeUnavailable
 from sift_cli.export import fallback
 from sift_cli.export.arranging import ARRANGED, STRIDES, arrange, forget
+from sift_cli.export.dense import plain
 from sift_cli.flops import count_onnx
-from sift_cli.runtime import library_path
+from sift_cli.runtime import library_path, max_pool
 
 
 def conv(
@@ -64,6 +65,10 @@ def asked(made: onnx.ModelProto) -> dict[str, list[int]]:
     }  # fmt: skip
 
 
+def pool(name: str, reads: str, attributes: str = "kernel_shape=[2,2], strides=[2,2]") -> str:
+    return f"{name} = MaxPool <{attributes}> ({reads})"
+
+
 IMAGE = "(float[N,3,H,W] x) => (float[N,M,P,Q] y)"
 TOKENS = "(float[N,L,6] x) => (float[N,L,K] y)"
 
@@ -108,6 +113,59 @@ def test_strides_need_no_more_than_their_last_window() -> None:
     }  # fmt: skip
     large = model(IMAGE, conv("a", "x", (5, 3, 1, 1)), conv("y", "a", (4, 5, 7, 7), 3, stride=2))
     assert asked(large)["a"] == [0, 1, 3, 3, 2, 2, 2, 2]
+
+
+def test_a_pool_between_convolutions_is_one_of_them() -> None:
+    made = model(
+        IMAGE, conv("a", "x", (5, 3, 3, 3), 1), pool("p", "a"), conv("b", "p", (4, 5, 3, 3), 1),
+        pool("q", "b", "kernel_shape=[3,2]"), conv("c", "q", (4, 4, 1, 1), op="SparseConvAdd", residual="q"),
+        pool("r", "c", "kernel_shape=[3,4], strides=[2,3], pads=[0,0,0,0], auto_pad=\"VALID\", storage_order=1"),
+        conv("y", "r", (2, 4, 3, 3), 1, stride=2),
+    )  # fmt: skip
+    before = onnx.ModelProto.FromString(made.SerializeToString())
+    assert asked(made) == {
+        "a": [0, 1, 0, 0, 0, 0, 2, 2], "p": [1, 1, 1, 1, 1, 1], "b": [1, 1, 0, 0, 2, 1], "q": [1, 1, 0, 0, 0, 0],
+        "c": [1, 1, 0, 0, 1, 1, 2, 3], "r": [1, 1, 1, 1, 0, 0, 2, 2], "y": [1, 0, 0, 0, 0, 0],
+    }  # fmt: skip
+    assert [node.op_type for node in made.graph.node if node.output[0] in "pqr"] == ["ArrangedMaxPool"] * 3
+    onnx.checker.check_model(made)
+    dims = {"N": 2, "H": 40, "W": 41}
+    assert [(one.name, one.op, one.dense) for one in count_onnx(_saved(made), dims=dims).layers] == [
+        (one.name, one.op, one.dense) for one in count_onnx(_saved(before), dims=dims).layers
+    ]
+    assert {node.op_type for node in plain(made).graph.node} == {"Conv", "Add", "MaxPool"}
+    forget(made)
+    assert [function.name for function in made.functions] == [function.name for function in before.functions]
+    assert [node.op_type for node in made.graph.node] == [node.op_type for node in before.graph.node]
+
+
+POOLS: dict[str, str] = {
+    "padded": pool("p", "a", "kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]"),
+    "padded by its size": pool("p", "a", 'kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER"'),
+    "of parts of windows": pool("p", "a", "kernel_shape=[2,2], strides=[2,2], ceil_mode=1"),
+    "dilated": pool("p", "a", "kernel_shape=[2,2], dilations=[2,1]"),
+    "indices": "p, i = MaxPool <kernel_shape=[2,2]> (a)",
+    "averages": "p = AveragePool <kernel_shape=[2,2]> (a)",
+}
+
+
+@pytest.mark.parametrize("case", POOLS)
+def test_pools_of_other_kinds_stay_as_they_are(case: str) -> None:
+    made = model(IMAGE, conv("a", "x", (5, 3, 3, 3), 1), POOLS[case], conv("y", "p", (2, 5, 3, 3), 1))
+    before = made.SerializeToString()
+    assert asked(made) == {}
+    assert made.SerializeToString() == before
+
+
+def test_a_pool_stays_as_it_is_where_one_of_its_sides_is_read_otherwise() -> None:
+    """And so does one behind it, or beside it, that needs it."""
+    signature = "(float[N,3,H,W] x) => (float[N,5,P,Q] q, float[N,M,R,S] y)"
+    chain = (conv("a", "x", (5, 3, 3, 3), 1), pool("p", "a"), pool("q", "p"), conv("y", "q", (2, 5, 3, 3), 1))
+    assert asked(model(signature, *chain)) == {}
+    assert asked(model(IMAGE, pool("p", "x"), conv("y", "p", (2, 3, 3, 3), 1))) == {}
+    beside = "(float[N,3,H,W] x) => (float[N,5,P,Q] q, float[N,M,R,S] y)"
+    two = (conv("a", "x", (5, 3, 3, 3), 1), pool("p", "a"), conv("y", "p", (2, 5, 3, 3), 1), pool("q", "a"))
+    assert asked(model(beside, *two)) == {}
 
 
 STAYS: dict[str, tuple[str, tuple[Any, ...]]] = {
@@ -205,6 +263,11 @@ NETS: dict[str, onnx.ModelProto] = {
         conv("c", "s", (24, 20, 1, 1), stride=2, op="SparseConvAddRelu", residual="b"),
         conv("d", "c", (9, 24, 5, 5), 2, stride=3), conv("y", "d", (7, 9, 3, 3), 2, stride=2, dilation=2),
     ),
+    "pools": model(
+        IMAGE, conv("a", "x", (20, 3, 3, 3), 5, op="SparseConvRelu"), pool("p", "a"),
+        conv("b", "p", (9, 20, 5, 5), 2, op="SparseConvRelu"), pool("q", "b", "kernel_shape=[1,2], strides=[1,3]"),
+        conv("c", "q", (24, 9, 3, 3), 1), pool("r", "c", "kernel_shape=[2,1]"), conv("y", "r", (5, 24, 1, 1), stride=2),
+    ),
     "different pixels": model(
         IMAGE, conv("a", "x", (17, 3, 1, 1), op="SparseConvRelu"), conv("b", "a", (9, 17, 1, 1)),
         conv("c", "a", (9, 17, 3, 3), 1, op="SparseConvAdd", residual="b"),
@@ -250,6 +313,27 @@ def test_arranged_images_change_no_result(net: str, images: int, size: tuple[int
     _both(NETS[net], normal(images, 3, *size))
 
 
+def test_pools_read_what_is_not_finite_as_their_definition_says() -> None:
+    """Ones in 1x1 convolutions: what goes into the pool is what comes into the model."""
+    made = model(
+        "(float[N,1,H,W] x) => (float[N,1,P,Q] y)", conv("a", "x", (1, 1, 1, 1)),
+        pool("p", "a", "kernel_shape=[3,2], strides=[2,1]"), conv("y", "p", (1, 1, 1, 1)),
+    )  # fmt: skip
+    one: dict[str, np.ndarray] = {
+        "bits": np.array([1], np.uint8),
+        "values": np.ones(1, np.float32),
+        "bias": np.zeros(1, np.float32),
+    }
+    for tensor in made.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(one[tensor.name.split("_")[1]], tensor.name))
+    arrange(made)
+    x = normal(3, 1, 33, 20)
+    x.reshape(-1)[[5, 77, 300, 301, 900]] = np.nan, np.inf, -np.inf, np.nan, np.nan
+    np.testing.assert_array_equal(_with_library(made, {"x": x}), max_pool(x, (3, 2), (2, 1)))
+    x = np.nan_to_num(x, posinf=np.inf, neginf=-np.inf)
+    np.testing.assert_array_equal(run(made, {"x": x})[0], max_pool(x, (3, 2), (2, 1)))
+
+
 @pytest.mark.parametrize("tokens", [(1, 1), (1, 9), (1, 15), (2, 8), (1, 17), (3, 40), (2, 131)], ids=str)
 def test_arranged_tokens_change_no_result(tokens: tuple[int, int]) -> None:
     _both(MLP, normal(*tokens, 6))
@@ -287,11 +371,14 @@ MAGIC = int.from_bytes(b"arranged", "little")
 )  # fmt: skip
 def test_what_nobody_arranged_is_refused(header: tuple[int, ...], lanes: int) -> None:
     """An input of the model takes the place of what a sparse layer left."""
-    made = model("(float[F] x) => (float[N,M,P,Q] y)", conv("y", "x", (4, 3, 3, 3), 1))
-    made.graph.node[0].attribute.append(onnx.helper.make_attribute(ARRANGED, [1, 0, 0, 0, 0, 0]))
     header = (*header[:1], *(lanes if at == 1 and word == 0 else word for at, word in enumerate(header) if at))
-    with pytest.raises(Exception, match=r"X has shape|arranged|too large"):
-        _with_library(made, {"x": _forged(*header)})
+    for node in (conv("y", "x", (4, 3, 3, 3), 1), pool("y", "x", "kernel_shape=[3,3], strides=[2,1]")):
+        made = model("(float[F] x) => (float[N,M,P,Q] y)", node)
+        if made.graph.node[0].op_type == "MaxPool":
+            made.graph.node[0].domain, made.graph.node[0].op_type = DOMAIN, MAX_POOL
+        made.graph.node[0].attribute.append(onnx.helper.make_attribute(ARRANGED, [1, 0, 0, 0, 0, 0]))
+        with pytest.raises(Exception, match=r"X has shape|arranged|too large"):
+            _with_library(made, {"x": _forged(*header)})
 
 
 @pytest.mark.parametrize(

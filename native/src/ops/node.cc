@@ -147,4 +147,17 @@ void RunContext::parallel_for(void (*task)(void*, size_t), size_t count, void* s
   if (count) check(api_.KernelContext_ParallelFor(context_, task, count, count, shared));
 }
 
+ort::CustomOp with_one_output() {
+  ort::CustomOp op{};
+  op.version = ort::kApiVersion;
+  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU's
+  op.GetInputMemoryType = [](const ort::CustomOp*, size_t) { return 0; };
+  op.GetOutputTypeCount = [](const ort::CustomOp*) -> size_t { return 1; };
+  op.GetOutputType = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };
+  op.GetOutputCharacteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
+  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
+  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
+  return op;
+}
+
 }  // namespace sift

@@ -99,6 +99,19 @@ class RunContext {
   OrtKernelContext* context_;
 };
 
+// An op for the CPU, of one output, floats; the rest is its own.
+ort::CustomOp with_one_output();
+
+// Calls make(node, its name) for onnxruntime, which gets what it throws as the error of that node of `op`.
+template <class Make>
+OrtStatus* created(const std::string& op, const OrtApi* table, const OrtKernelInfo* info, const Make& make) noexcept {
+  const NodeInfo node(table, info);
+  std::string name;
+  OrtStatus* status = guarded(node.api(), "", [&] { name = node.name(); });
+  if (status) return status;
+  return guarded(node.api(), op + " node '" + name + "': ", [&] { make(node, name); });
+}
+
 // The session's own threads.
 class SessionWorkers final : public Workers {
  public:

@@ -12,4 +12,7 @@ namespace sift {
 const std::vector<const ort::CustomOp*>& sparse_convs();
 const std::vector<const ort::CustomOp*>& sparse_linears();
 
+// Max pooling between sparse convolutions.
+const ort::CustomOp& arranged_max_pool();
+
 }  // namespace sift

@@ -1,13 +1,9 @@
-#include <algorithm>
-
 #include "kernels/arranged.h"
 #include "ops/ops.h"
 #include "ops/sparse_op.h"
 
 namespace sift {
 namespace {
-
-constexpr int64_t kMaxReading = 256;
 
 struct SparseConv {
   static constexpr const char* kName = "SparseConv";
@@ -40,18 +36,7 @@ struct SparseConv {
     base_.dilation_h = dilations[0], base_.dilation_w = dilations[1];
     base_.top = pads[0], base_.left = pads[1], base_.bottom = pads[2], base_.right = pads[3];
     base_.groups = groups;
-    const auto arranged = node.optional_integers("arranged", 6);
-    if (arranged.empty()) return;
-    check_range("arranged", arranged, 0);
-    arrangement = {arranged[0] != 0, arranged[1] != 0, {{arranged[2], arranged[3], arranged[4], arranged[5]}}};
-    const auto readers = node.optional_integers("arranged_strides", 2);
-    if (!readers.empty()) {
-      check_range("arranged_strides", readers, 1);
-      arrangement.reading.stride_h = readers[0], arrangement.reading.stride_w = readers[1];
-    }
-    // No layer needs more around it, nor larger strides, and to find the halos of an image takes long.
-    const auto [halo, down, across] = arrangement.reading;
-    if (std::max({halo.top, halo.left, halo.bottom, halo.right, down, across}) > kMaxReading) arrangement.y = false;
+    arrangement = arrangement_of_image(node);
     if (arrangement.x && !base_.same_size()) {
       throw Refused(ort::kInvalidGraph, "attribute arranged is for an X of the size of Y times the strides");
     }

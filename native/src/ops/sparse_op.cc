@@ -1,5 +1,7 @@
 #include "ops/sparse_op.h"
 
+#include <algorithm>
+
 #include "formats/bitmask.h"
 
 namespace sift {
@@ -7,6 +9,9 @@ namespace {
 
 // 2^40 weights are 4 TB: beyond any machine, and far from where arithmetic on counts could overflow.
 constexpr size_t kMaxWeights = size_t{1} << 40;
+
+// No layer needs more around it, nor larger strides, and to find the halos of an image takes long.
+constexpr int64_t kMaxReading = 256;
 
 }  // namespace
 
@@ -18,6 +23,21 @@ void check_range(const char* attribute, const std::vector<int64_t>& values, int6
                                             std::to_string(kMaxExtent));
     }
   }
+}
+
+Arrangement arrangement_of_image(const NodeInfo& node) {
+  const auto arranged = node.optional_integers("arranged", 6);
+  if (arranged.empty()) return {};
+  check_range("arranged", arranged, 0);
+  Arrangement result{arranged[0] != 0, arranged[1] != 0, {{arranged[2], arranged[3], arranged[4], arranged[5]}}};
+  const auto readers = node.optional_integers("arranged_strides", 2);
+  if (!readers.empty()) {
+    check_range("arranged_strides", readers, 1);
+    result.reading.stride_h = readers[0], result.reading.stride_w = readers[1];
+  }
+  const auto [halo, down, across] = result.reading;
+  if (std::max({halo.top, halo.left, halo.bottom, halo.right, down, across}) > kMaxReading) result.y = false;
+  return result;
 }
 
 std::optional<StoredWay> stored_way(const NodeInfo& node) {

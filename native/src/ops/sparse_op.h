@@ -59,6 +59,9 @@ struct Arrangement {
   Reading reading;  // of Y
 };
 
+// Of an op whose tensors are images.
+Arrangement arrangement_of_image(const NodeInfo& node);
+
 // What the node's attribute `plan` says, where that is for this processor. Refuses one that says nothing.
 std::optional<StoredWay> stored_way(const NodeInfo& node);
 
@@ -173,11 +176,7 @@ template <class Layer>
 OrtStatus* SparseOp<Layer>::create(const ort::CustomOp* op, const OrtApi* table, const OrtKernelInfo* info,
                                    void** kernel) {
   const auto& variant = static_cast<const Variant&>(*op);
-  const NodeInfo node(table, info);
-  std::string name;
-  OrtStatus* status = guarded(node.api(), "", [&] { name = node.name(); });
-  if (status) return status;
-  return guarded(node.api(), variant.name + " node '" + name + "': ", [&] {
+  return created(variant.name, table, info, [&](const NodeInfo& node, const std::string& name) {
     usable_isas();  // a wrong SIFT_FORCE_ISA is an error now, not at the first run
     *kernel = new SparseOp(variant, node, name);
   });
@@ -185,13 +184,9 @@ OrtStatus* SparseOp<Layer>::create(const ort::CustomOp* op, const OrtApi* table,
 
 template <class Layer>
 Variant SparseOp<Layer>::variant(Activation activation, bool adds) {
-  Variant op{};
+  Variant op{with_one_output(), {}, activation, adds};
   op.name = std::string(Layer::kName) + (adds ? "Add" : "") + kActivationNames[static_cast<int>(activation)].suffix;
-  op.activation = activation;
-  op.adds = adds;
-  op.version = ort::kApiVersion;
   op.GetName = [](const ort::CustomOp* self) { return static_cast<const Variant*>(self)->name.c_str(); };
-  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };  // the CPU's
   op.GetInputTypeCount = [](const ort::CustomOp* self) -> size_t {
     return static_cast<const Variant*>(self)->adds ? kResidual + 1 : kBias + 1;
   };
@@ -201,12 +196,6 @@ Variant SparseOp<Layer>::variant(Activation activation, bool adds) {
   op.GetInputCharacteristic = [](const ort::CustomOp*, size_t index) -> int {
     return index == kBias ? ort::kOptional : ort::kRequired;
   };
-  op.GetInputMemoryType = [](const ort::CustomOp*, size_t) { return 0; };
-  op.GetOutputTypeCount = [](const ort::CustomOp*) -> size_t { return 1; };
-  op.GetOutputType = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };
-  op.GetOutputCharacteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
-  op.GetStartVersion = [](const ort::CustomOp*) { return 1; };
-  op.GetEndVersion = [](const ort::CustomOp*) { return INT32_MAX; };
   op.CreateKernelV2 = create;
   op.KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
     auto& self = *static_cast<SparseOp*>(kernel);
