@@ -11,8 +11,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: threads would onl
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from typer.testing import CliRunner, Result
+
+# How long an example takes says something of the machine and nothing of sift.
+hypothesis.settings.register_profile("sift", deadline=None)
+hypothesis.settings.load_profile("sift")
 
 SHAPE = (1, 3, 8, 8)
 

@@ -103,10 +103,10 @@ def command(
     if _output.wants_json():
         _output.data(done.to_json())
         return
-    if not done.masked and done.encoding != "dense":
-        _output.note("note: no tensor is stored with a mask: none has one, or zeros enough to be smaller for it")
     if done.dropped:
         _output.note(f"note: {done.dropped} masks are not kept, which {done.encoding} has no place for")
+    elif not done.masked and done.encoding != "dense":
+        _output.note("note: no tensor is stored with a mask: none has one, or zeros enough to be smaller for it")
     if done.resumed:
         _output.note(f"note: {done.resumed} tensors were there from an interrupted run")
     if done.not_compared:

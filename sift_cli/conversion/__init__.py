@@ -84,6 +84,9 @@ def convert(
         except SiftError as error:
             keep = isinstance(error, OutputError) and any(step == "write" for step, _ in work.done)
             raise
+        except KeyboardInterrupt as stop:
+            stop.add_note("the same command goes on from there")
+            raise
         finally:
             work.close(keep=keep)
     return result

@@ -107,6 +107,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """By Ctrl-C while it reads."""
 
     def inspect(*_: object, **__: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born without it
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(api, "inspect", inspect)

@@ -304,6 +304,17 @@ def test_an_interrupted_conversion_goes_on(
         assert output.read_bytes() == whole.read_bytes()
 
 
+def test_ctrl_c_says_how_to_go_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "store", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        api.convert(source, tmp_path / "b.safetensors", jobs=1)
+    assert stopped.value.__notes__ == ["the same command goes on from there"]
+    assert (tmp_path / ".b.safetensors.sift-converting").is_dir()
+
+
 @pytest.mark.parametrize("change", ["source", "options", "torn journal"])
 def test_what_is_there_of_something_else_is_not_gone_on_with(
     source: Path, change: str, tensors: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

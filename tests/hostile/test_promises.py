@@ -108,7 +108,7 @@ class Calls:
 
 
 def grow() -> None:
-    bytearray(promise.SLACK + 10 * 2**20)
+    bytearray(promise.SLACK + 4 * 2**30)  # more than a process that ran other tests has left over
 
 
 def spin() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from sift_cli import api
 from sift_cli.errors import Malformed, ModelError
-from sift_cli.runtime import session
+from sift_cli.runtime import library_path, session
 from sift_cli.runtime.sessions import sentence
 
 Node = Callable[..., bytes]
@@ -74,7 +75,11 @@ def test_memory_does_not_grow_with_the_square_of_the_groups(one_node: Node, tmp_
     weights = {"bitmask": np.full(channels // 8, 255, np.uint8), "values": np.full(channels, 3, np.float32)}
     where = CONV | {"weight_shape": (channels, 1, 1, 1), "group": channels}
     (tmp_path / "m.onnx").write_bytes(one_node("SparseConv", weights, **where))
-    done = subprocess.run([sys.executable, "-c", MANY_GROUPS, tmp_path / "m.onnx"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_GROUPS, tmp_path / "m.onnx"],
+        capture_output=True, text=True, env={**os.environ, "SIFT_LIBRARY": library_path()},
+    )  # fmt: skip
+    assert not done.returncode, done.stderr
     right, kilobytes = done.stdout.split()
     assert right == "True"
     assert int(kilobytes) < 300_000
