@@ -33,9 +33,12 @@ import torch  # noqa: E402
 from killing import Writer  # noqa: E402
 
 from sift_cli.app import app  # noqa: E402
+from sift_cli.commands import demo as demo_command  # noqa: E402
+from sift_cli.core.scratch import SUFFIX  # noqa: E402
 from sift_cli.transforms import _widen  # noqa: E402
 from sift_cli.verify import evidence, onnx_export  # noqa: E402
 
+OLD = b"precious" * 10_000
 ARCH = ("--arch", "nets:tiny_resnet", "--input", "1x3x8x8")
 RECIPE = """
 model: trainnets:TinyLanguageModel
@@ -88,7 +91,7 @@ def prepare(folder: Path) -> None:
 
 
 def some_file(path: Path) -> None:
-    path.write_bytes(b"precious" * 10_000)
+    path.write_bytes(OLD)
 
 
 def some_folder(path: Path) -> None:
@@ -126,6 +129,15 @@ def conversion(target: str, source: str, *arguments: str) -> Writer:
     return Writer(f"sift convert → {target}", write, target, some_file if Path(target).suffix else some_folder)
 
 
+def outputs(target: str) -> Writer:
+    """The outputs of a model that was run."""
+
+    def write(force: bool) -> None:
+        sift("run", "wide.onnx", "-o", target, *(["--force"] if force else []))
+
+    return Writer(f"sift run → {target}", write, target, some_file)
+
+
 def update_baseline(force: bool) -> None:
     sift("check", "tiny.pt", "wide.safetensors", "--max-size", "1GB", "--baseline", "base.json", "--update-baseline")
 
@@ -159,7 +171,34 @@ def trained(path: Path) -> str:
     with open(path / "log.csv", newline="") as file:
         log = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
     files = [killing.content(path / name) for name in ("best.safetensors", "last.safetensors", "recipe.yaml")]
-    return str((files, log, sorted(os.listdir(path))))
+    named = sorted(one for one in os.listdir(path) if SUFFIX not in one)  # the next run removes those
+    return str((files, log, named))
+
+
+def demo(force: bool) -> None:
+    sift("demo", "-o", "demo", "--sparsity", "0.75", *(["--force"] if force else []))
+
+
+def demonstrated(path: Path) -> str:
+    """Both files of a demo; "nothing" where one of them is missing or old.
+
+    Raises:
+        ValueError: One of them is neither an old nor a whole one.
+    """
+    from sift_cli.checkpoint import open_checkpoint
+
+    files = sorted(one for one in path.glob("demo-*") if one.read_bytes() != OLD)
+    for one in files:
+        with open_checkpoint(one) as checkpoint:
+            for name in checkpoint.tensors:
+                checkpoint.read(name)
+    return str([killing.content(one) for one in files]) if len(files) == 2 else "nothing"
+
+
+def some_demo(path: Path) -> None:
+    path.mkdir()
+    for suffix in ("safetensors", "onnx"):
+        some_file(path / f"demo-wide-0.75.{suffix}")
 
 
 WRITERS = (
@@ -175,8 +214,11 @@ WRITERS = (
     conversion("converted.pt", "wide.safetensors", "--to", "mask"),
     conversion("converted-folder", "gpt2-wide", "--shard-size", "20kB"),
     conversion("converted.onnx", "wide.onnx", "--to", "coo"),
+    outputs("y.npy"),
+    outputs("y.npz"),
     Writer("sift check → base.json", update_baseline, "base.json", some_baseline),
-    Writer("sift train → run", train, "run", lambda path: None, resume, trained),
+    Writer("sift train → run", train, "run", lambda path: None, resume, trained, goes_on=True),
+    Writer("sift demo → demo", demo, "demo", some_demo, digest=demonstrated),
 )
 
 
@@ -187,6 +229,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    demo_command.MODEL = "timm:test_resnet"  # which takes less time
     for module, name in ((_widen, "trace_widths"), (evidence, "to_onnx"), (onnx_export, "to_onnx")):
         remember(module, name)
     print("| command | kills | old | new | half | litter | minutes |\n|---|---|---|---|---|---|---|")

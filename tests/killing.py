@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sift_cli.core.scratch import SUFFIX
+
 #: What a run does to files, by Python's names of audit events.
 DOING = {
     *("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.chown", "os.link", "os.truncate"),
@@ -44,6 +46,7 @@ class Writer:
         again: The next run after a kill, of any command that writes ``target``; ``write(True)`` is every tenth, and all
             of them by default.
         digest: What tells the old one from the new one; raises ValueError on a half. By default all bytes and names.
+        goes_on: Whether ``again`` has to come to what ``write`` makes.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Writer:
     old: Callable[[Path], object]
     again: Callable[[], object] | None = None
     digest: Callable[[Path], str] = field(default=lambda path: content(path))
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ def content(path: Path) -> str:
         inside = file.read_bytes() if file.is_file() else b""
         summed.update(f"{file.relative_to(path)} {len(inside)} ".encode() + inside)
     return summed.hexdigest()
+
+
+def scratch_in(path: Path) -> list[str]:
+    """The scratch folders within a folder that consists of files which are written one by one."""
+    return [str(one.relative_to(path.parent)) for one in path.rglob(f".*{SUFFIX}*")]
 
 
 def warmed(writer: Writer, folder: Path) -> None:
@@ -222,10 +231,10 @@ def campaign(writer: Writer, folder: Path, kills: int, seed: int = 0) -> Outcome
         result.found[kind] += 1
         if kind == "half":
             result.failed.append(f"{'with' if force else 'without'} an old one: {found}; there is {left}")
-        same = writer.again is None or result.kills % 10 == 0
-        again = forked((lambda: writer.write(True)) if same else writer.again, folder)
-        over = sorted(set(os.listdir(folder)) - inputs - {writer.target})
-        if again.status != 0 or (same and writer.digest(target) != new):
+        anew = writer.again is None or result.kills % 10 == 0
+        again = forked((lambda: writer.write(True)) if anew else writer.again, folder)
+        over = sorted({*os.listdir(folder), *scratch_in(target)} - inputs - {writer.target})
+        if again.status != 0 or ((anew or writer.goes_on) and writer.digest(target) != new):
             result.failed.append(f"the next run ended with {os.waitstatus_to_exitcode(again.status)}, after {left}")
         if over:
             result.litter += 1
