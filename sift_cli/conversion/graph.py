@@ -1,5 +1,5 @@
 """An ONNX model whose weights are stored in another form, and nothing else is changed; see
-:mod:`~sift_cli.conversion.graph_weights` for the forms."""
+:mod:`~sift_cli.export.graph_weights` for the forms."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from onnxruntime import GraphOptimizationLevel, SessionOptions
 
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.readers.onnx import of_graph
-from sift_cli.conversion.graph_weights import Form, graphs, lift_constants, names, store
 from sift_cli.core.half import HALVES, Storage, stored_as
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
 from sift_cli.core.tensors import DTYPE_NAMES, DTYPES
 from sift_cli.errors import ExportError, SiftError, VerificationFailed
 from sift_cli.export import fallback
 from sift_cli.export.dense import standard
+from sift_cli.export.graph_weights import Form, graphs, lift_constants, names, store
 from sift_cli.export.half import with_weights
 from sift_cli.export.onnx_file import fits
 from sift_cli.export.pruned.source import OLDEST_IR, OLDEST_OPSET, opset_of, whole
@@ -109,9 +109,6 @@ def _rounded(model: onnx.ModelProto, path: Path, dtype: Storage) -> onnx.ModelPr
     half = next((spec for spec in specs if DTYPES[spec.dtype] in HALVES.values()), None)
     if dtype == "fp32" and half is not None:
         raise ExportError(f"{half.name!r} of {path} is {half.dtype} already, and the graph of a model is not widened")
-    sparse = next((spec for spec in specs if spec.format == "coo"), None)
-    if dtype in HALVES and sparse is not None:
-        raise ExportError(f"{path} has {sparse.name!r} as a sparse_initializer, which stays {sparse.dtype}")
     return with_weights(model, dtype)
 
 

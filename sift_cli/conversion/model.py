@@ -18,7 +18,7 @@ def convert_model(
     path: Path, output: Path, to: str, *, dtype: Storage | None, least: float | None, verify: bool, force: bool
 ) -> Converted:
     """Write the ONNX model at ``path`` to ``output`` with its weights in another form of
-    :mod:`sift_cli.conversion.graph_weights`.
+    :mod:`sift_cli.export.graph_weights`.
 
     Args:
         path: An ONNX model.
@@ -37,8 +37,8 @@ def convert_model(
     if path.is_dir() or sniff(path) != "onnx":
         raise ExportError(f"{path} has no graph to write as ONNX", hint=f"sift export {path} -o {output}")
     from sift_cli.conversion.graph import check_same, rewritten
-    from sift_cli.conversion.graph_weights import Form
     from sift_cli.export import onnx_file
+    from sift_cli.export.graph_weights import Form
 
     if to not in get_args(Form):
         raise ExportError(

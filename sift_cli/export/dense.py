@@ -7,6 +7,7 @@ of sift's, no decoding at load. It is as large as the dense model.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from onnx import helper, inliner, numpy_helper
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
 from sift_cli.errors import ExportError
 from sift_cli.export.arranging import forget
+from sift_cli.export.graph_weights import names, store, subgraphs
 from sift_cli.export.values import unused
 from sift_cli.sparsity.formats import bitmask
 
@@ -28,14 +30,16 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` in standard operators with dense weights.
 
     Args:
-        model: Any model, its data inside; left as it is. Subgraphs are not entered: sift writes no operator there.
+        model: Any model, its data inside; left as it is. In subgraphs only weights are stored sparse.
 
     Raises:
         ExportError: A sift operator has no fallback function in the model, or a weight that does not decode; or the
             result is more than one file can hold.
     """
     result = standard(model)
-    graph = result.graph
+    graph, taken = result.graph, names(result)
+    for inner in subgraphs(graph.node):
+        store(Path("the model"), inner, "dense", taken, least=0)
     stored = {tensor.name: tensor for tensor in graph.initializer}
     parts: set[str] = set()
     weights: dict[str, np.ndarray] = {}

@@ -12,7 +12,9 @@ import onnx_ir as ir
 
 from sift_cli.core.half import Storage, is_matrix, stored_as
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
+from sift_cli.core.tensors import DTYPE_NAMES
 from sift_cli.errors import ExportError
+from sift_cli.export.graph_weights import graphs
 from sift_cli.export.pruned.constants import ARRANGING
 from sift_cli.export.pruned.source import opset_of
 from sift_cli.export.sparse_node import BITMASK, VALUES
@@ -37,10 +39,17 @@ def with_weights(model: onnx.ModelProto, dtype: Storage) -> onnx.ModelProto:
     """``model``, which stays as it is, with its weights stored as ``dtype``; itself for "fp32".
 
     Raises:
-        ExportError: A weight is beyond the range of ``dtype``, or the model's opset lacks bfloat16.
+        ExportError: A weight is beyond the range of ``dtype``, the model's opset lacks bfloat16, or it has a sparse
+            initializer, which onnx_ir has not.
     """
     if dtype == "fp32":
         return model
+    for stored in (stored for graph in graphs(model) for stored in graph.sparse_initializer):
+        kind = DTYPE_NAMES[onnx.helper.tensor_dtype_to_np_dtype(stored.values.data_type)]
+        raise ExportError(
+            f"the model has {stored.values.name!r} as a sparse_initializer, which stays {kind}",
+            hint="leave out --dtype, or make its weights dense: sift convert MODEL.onnx DENSE.onnx --to dense",
+        )
     opset = opset_of(model)
     if dtype == "bf16" and opset < _BF16_OPSET:
         raise ExportError(f"bf16 needs opset {_BF16_OPSET}, and the model has {opset}", hint="use fp16: --dtype fp16")

@@ -67,10 +67,12 @@ class Weights:
         return self._seen[name, zero]
 
     def _count(self, name: str, zero: float) -> Weight:
-        sparse = self._sparse.get(name)
-        dims = (sparse if sparse is not None else self._dense[name]).dims
-        values = self._graph.read(sparse.values if sparse is not None else self._dense[name])
-        return Weight(name, math.prod(dims), int(np.count_nonzero(values != zero if zero else values)))
+        if (sparse := self._sparse.get(name)) is not None:
+            numel, values = math.prod(sparse.dims), self._graph.read(sparse.values)
+            # Its zeros are stored, as those of a mask are; but what is not stored is 0, and not any other zero point.
+            return Weight(name, numel, numel - int(np.count_nonzero(values == zero)) if zero else values.size)
+        values = self._graph.read(self._dense[name])
+        return Weight(name, values.size, int(np.count_nonzero(values != zero if zero else values)))
 
     def _scalar(self, name: str) -> float | None:
         """A zero point that is the same for all elements; 0 without one, None where there are several."""

@@ -23,7 +23,7 @@ from sift_cli.export.half import with_weights
 from sift_cli.export.layer_plans import Decide, LayerPlans, by_estimate
 from sift_cli.export.onnx_file import fits, write
 from sift_cli.export.pruned import SparseWeight, sparsified
-from sift_cli.export.pruned.source import read
+from sift_cli.export.pruned.source import Source, read
 from sift_cli.flops import count_onnx
 from sift_cli.runtime import session
 from sift_cli.verify.evidence import require
@@ -65,20 +65,20 @@ def write_pruned(
             result does not fit into one file.
         VerificationFailed: The file does not compute what the source does.
     """
-    model = read(source)
+    given = read(source)
     before = session(source, library=False)
     examples = feeds(before, shape=input_shape, arrays=input_arrays)
     dims = _dims(before, examples[0])
-    sparse, weights = sparsified(model, source, least=_TRIED if least is None else least)
+    sparse, weights = sparsified(given, source, least=_TRIED if least is None else least)
     if tuning is not None or least is None:
         decide = by_estimate(None, dims) if tuning is None else tuning.on(lambda _: examples[0])
         decided = _of_source(decide, sparse, weights)
-        sparse, weights = sparsified(model, source, least=_TRIED if least is None else least, decided=decided)
+        sparse, weights = sparsified(given, source, least=_TRIED if least is None else least, decided=decided)
     arrange(sparse)
     written = with_weights(sparse, dtype)
     write(sparse, path)
-    claims = [_masks(model, path, weights), *_macs(source, path, dims)]
-    claims += [*_outputs(source, path, before, examples), *_layers(model, sparse, examples)]
+    claims = [_masks(given, path, weights), *_macs(source, path, dims)]
+    claims += [*_outputs(source, path, before, examples), *_layers(given.model, sparse, examples)]
     if written is not sparse:
         write(written, path)
         claims = [*of_float32(claims), *half_claims(sparse, path, dtype, examples)]
@@ -107,19 +107,19 @@ def _add_metadata(model: onnx.ModelProto, documents: Mapping[str, Mapping[str, A
     onnx.helper.set_model_props(model, dict(kept) | {key: manifest.dump(item) for key, item in documents.items()})
 
 
-def _masks(model: onnx.ModelProto, path: Path, weights: Sequence[SparseWeight]) -> Claim:
-    """Kept weights, by the masks in the file and by the zeros of the source."""
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    before = [
-        int(np.count_nonzero(numpy_helper.to_array(stored[weight.source]))) if weight.source in stored else weight.kept
-        for weight in weights
-    ]
+def _masks(given: Source, path: Path, weights: Sequence[SparseWeight]) -> Claim:
+    """Kept weights, by the masks in the file and by the masks or the zeros of the source."""
+    sources = {weight.source for weight in weights}
+    dense = [tensor for tensor in given.model.graph.initializer if tensor.name in sources]
+    kept = {tensor.name: int(np.count_nonzero(numpy_helper.to_array(tensor))) for tensor in dense}
+    kept |= {name: mask.nonzero for name, mask in given.masks[0].items()}
+    before = [kept.get(weight.source, weight.kept) for weight in weights]
     with open_checkpoint(path) as file:
         masks = [file.mask(weight.stored) for weight in weights]
     after = [mask.nonzero if mask is not None else 0 for mask in masks]
     return claim(
         "mask_cardinality", before == after,
-        before=sum(before), after=sum(after), bound=f"the nonzeros of {len(weights)} weights", counter="bitmask",
+        before=sum(before), after=sum(after), bound=f"what is kept of {len(weights)} weights", counter="bitmask",
     )  # fmt: skip
 
 

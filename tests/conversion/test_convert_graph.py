@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from sift_cli.conversion.graph import check_same, rewritten
-from sift_cli.conversion.graph_weights import Form
 from sift_cli.errors import CheckpointError, ExportError, Malformed, VerificationFailed
 from sift_cli.export import fallback
+from sift_cli.export.graph_weights import Form
 from sift_cli.export.pruned import sparsified
 from sift_cli.export.pruned.source import read
 

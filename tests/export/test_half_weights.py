@@ -17,6 +17,7 @@ from sift_cli.errors import ExportError
 from sift_cli.export.dense import plain
 from sift_cli.export.half import rounded, with_weights
 from sift_cli.export.pruned import sparsified
+from sift_cli.export.pruned.source import Source
 
 TEXT = """(float[n, 3, 8, 8] x, int64[n, k] ids, float[5, 7] default) =>
     (float[n, 9] y, float[n, k, 20] z, float[k, d, n, 4] l, float[n, 7] o, float[n] s, float[4, 4] constant) {
@@ -125,7 +126,7 @@ LINEAR = "(float[n, 40] x) => (float[n, 60] y) { y = MatMul (x, w) }"
 
 
 def pruned(weight: np.ndarray, opset: int = 13) -> onnx.ModelProto:
-    return sparsified(graph(LINEAR, {"w": weight}, opset=opset), Path("pruned.onnx"), least=0.1)[0]
+    return sparsified(Source(graph(LINEAR, {"w": weight}, opset=opset), ({},)), Path("pruned.onnx"), least=0.1)[0]
 
 
 @pytest.mark.parametrize("native", [False, True])

@@ -315,14 +315,6 @@ def test_data_that_is_short_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
-def test_a_sparse_initializer_is_refused(tmp_path: Path) -> None:
-    source = graph("(float[N, 7] x) => (float[N, 9] y) { y = MatMul (x, w) }", {})
-    source.graph.sparse_initializer.add().values.name = "w"
-    with pytest.raises(ExportError, match="stores 'w' as a sparse_initializer") as refused:
-        converted(source, tmp_path)
-    assert refused.value.hint == f"make it dense: sift convert {tmp_path / 'pruned.onnx'} dense.onnx --to dense"
-
-
 def test_a_model_that_is_sparse_already_is_refused(tmp_path: Path) -> None:
     source = graph("(float[N, 7] x) => (float[N, 9] y) { y = MatMul (x, w) }", {"w": W})
     with pytest.raises(ExportError, match="has sift's operators already"):

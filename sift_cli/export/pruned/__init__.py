@@ -1,4 +1,5 @@
-"""A pruned ONNX model from any tool, its zeros in dense weights → the same graph with sift's operators.
+"""A pruned ONNX model from any tool, its zeros in dense weights or its weights stored sparse → the same graph with
+sift's operators.
 
 What has no sparse weight stays as it is: nodes, subgraphs, functions, quantised layers, names and metadata.
 """
@@ -20,12 +21,14 @@ from sift_cli.core.operators import DOMAIN
 from sift_cli.errors import ExportError
 from sift_cli.export import fallback
 from sift_cli.export.fusion import fuse
+from sift_cli.export.graph_weights import graphs, names, store_masks
 from sift_cli.export.layer_plans import LayerPlans, set_plans
 from sift_cli.export.pruned import conv, linear
 from sift_cli.export.pruned._layer import Layer, StaysDense
 from sift_cli.export.pruned.affine import behind
+from sift_cli.export.pruned.constants import MASK
 from sift_cli.export.pruned.placing import Places
-from sift_cli.export.pruned.source import opset_of
+from sift_cli.export.pruned.source import Source, opset_of
 
 _KINDS: dict[str, Callable[[ir.Node, int], Layer]] = {"Conv": conv.layer, "Gemm": linear.layer, "MatMul": linear.layer}
 
@@ -37,7 +40,7 @@ class SparseWeight:
     Attributes:
         source: Its name in the source.
         stored: The name under which its bitmask and values are stored.
-        kept: How many of its elements are not 0 in the source.
+        kept: How many of its elements the source keeps: those under its mask, or else those that are not 0.
     """
 
     source: str
@@ -46,25 +49,29 @@ class SparseWeight:
 
 
 def sparsified(
-    model: onnx.ModelProto,
+    source: Source,
     path: Path,
     *,
     least: float,
     decided: LayerPlans | None = None,
 ) -> tuple[onnx.ModelProto, tuple[SparseWeight, ...]]:
-    """``model`` with sift's operators for its sparse layers and their fallback functions, and the weights of those.
+    """The model of ``source`` with sift's operators for its sparse layers and their fallback functions, and the weights
+    of those. A mask that is stored stays one, too, where no sparse layer reads it.
 
     Args:
-        model: What :func:`~sift_cli.export.pruned.source.read` returned.
+        source: What :func:`~sift_cli.export.pruned.source.read` returned.
         path: Where it was read from, for messages.
         least: Share of zeros from which on a weight becomes sparse.
         decided: What is known better, by names of the source.
 
     Raises:
-        ExportError: No layer of the model becomes sparse.
+        ExportError: No layer of the model becomes sparse, or a name that a mask needs is taken.
     """
-    opset, work = opset_of(model), ir.from_proto(model)
+    model, opset = source.model, opset_of(source.model)
+    work = ir.from_proto(model)
     graph, decided = work.graph, decided or LayerPlans()
+    for name, mask in source.masks[0].items():
+        graph.initializers[name].meta[MASK] = mask
     _infer_shapes(graph, model)
     read = {value for value in _values(graph) if _is_read(value)}
     chosen = _chosen(graph, opset, path, least, decided.dense)
@@ -78,7 +85,7 @@ def sparsified(
     plans = {weight.stored: decided.plans[weight.source] for weight in weights if weight.source in decided.plans}
     set_plans(work, plans)
     _drop(graph, read)
-    return _proto(work, model, opset), tuple(dict.fromkeys(weights))
+    return _proto(work, source, path, opset), tuple(dict.fromkeys(weights))
 
 
 def _infer_shapes(graph: ir.Graph, model: onnx.ModelProto) -> None:
@@ -143,15 +150,21 @@ def _drop(graph: ir.Graph, read: set[ir.Value]) -> None:
             del graph.initializers[name]
 
 
-def _proto(work: ir.Model, source: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    used = {node.op_type for node in work.graph if node.domain == DOMAIN}
+def _proto(work: ir.Model, source: Source, path: Path, opset: int) -> onnx.ModelProto:
     work.opset_imports[DOMAIN] = 1
     proto = ir.to_proto(work)
+    before = source.model.graph
     # Inferred shapes served to recognise what can be fused. A model says of itself what its maker said.
-    declared = {value.name for value in source.graph.value_info}
+    declared = {value.name for value in before.value_info}
     told = [value for value in proto.graph.value_info if value.name in declared]
     del proto.graph.value_info[:], proto.graph.output[:]
     proto.graph.value_info.extend(told)
-    proto.graph.output.extend(source.graph.output)
-    proto.functions.extend(fallback.functions(used, opset))
+    proto.graph.output.extend(before.output)
+    taken = names(proto)
+    for graph, masks in zip(graphs(proto), source.masks, strict=True):
+        if masks:
+            store_masks(path, graph, masks, taken)
+    used = {node.op_type for graph in graphs(proto) for node in graph.node if node.domain == DOMAIN}
+    there = {function.name for function in proto.functions if function.domain == DOMAIN}
+    proto.functions.extend(fallback.functions(used - there, opset))
     return proto

@@ -23,7 +23,7 @@ class Layer:
         node: Its node in the source.
         root: What its weight comes from: an initializer, or the output of a Constant node.
         weight: float32 ``(M, C / group, kH, kW)`` or ``(N, K)``.
-        kept: bool, of the same shape: where the source's weight is not 0.
+        kept: bool, of the same shape: what the source keeps of its weight.
         bias: float32 ``(M,)``, or None.
         attributes: Of SparseConv, but for ``weight_shape``.
         axes: Axes to insert into the input, and to take out of the output again.
@@ -42,7 +42,7 @@ class Layer:
 
     @property
     def sparsity(self) -> float:
-        """Share of exact zeros."""
+        """Share of weights that are not kept."""
         return 1 - np.count_nonzero(self.kept) / self.kept.size
 
 

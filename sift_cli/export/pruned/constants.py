@@ -13,6 +13,9 @@ from onnx.reference import ReferenceEvaluator
 #: all) makes of a constant what onnxruntime has to see.
 ARRANGING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
+#: Where the ``meta`` of an initializer has the :class:`~sift_cli.core.masks.Mask` that the source stores.
+MASK = "sift.mask"
+
 
 class Constant(NamedTuple):
     """An operand that never changes.
@@ -20,10 +23,17 @@ class Constant(NamedTuple):
     Attributes:
         root: The initializer it comes from, or a Constant node's output.
         array: Its value as the operator sees it.
+        mask: What of it is kept, bool, where the source stores that.
     """
 
     root: ir.Value
     array: np.ndarray
+    mask: np.ndarray | None = None
+
+    @property
+    def kept(self) -> np.ndarray:
+        """bool, of the shape of the array: what the mask keeps, or else what is not 0."""
+        return self.array != 0 if self.mask is None else self.mask
 
 
 def constant(value: ir.Value | None, opset: int) -> Constant | None:
@@ -34,7 +44,8 @@ def constant(value: ir.Value | None, opset: int) -> Constant | None:
     if value is None or value.is_graph_input():
         return None
     if value.is_initializer() and value.const_value is not None:
-        return Constant(value, value.const_value.numpy())
+        mask = value.meta.get(MASK)
+        return Constant(value, value.const_value.numpy(), None if mask is None else mask.to_bool())
     node = value.producer()
     if node is None or node.domain or len(node.outputs) != 1:
         return None
@@ -43,9 +54,12 @@ def constant(value: ir.Value | None, opset: int) -> Constant | None:
     if node.op_type not in ARRANGING:
         return None
     operands = [constant(operand, opset) for operand in node.inputs]
-    if operands[0] is None or None in operands:
+    root, *others = operands
+    if root is None or None in others:
         return None
-    return Constant(operands[0].root, _evaluated(node, [one.array for one in operands if one is not None], opset))
+    how = [one.array for one in others if one is not None]
+    mask = None if root.mask is None else _evaluated(node, [root.mask, *how], opset).astype(np.bool_)
+    return Constant(root.root, _evaluated(node, [root.array, *how], opset), mask)
 
 
 def _evaluated(node: ir.Node, operands: list[np.ndarray], opset: int) -> np.ndarray:

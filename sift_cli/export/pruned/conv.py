@@ -17,6 +17,7 @@ def layer(node: ir.Node, opset: int) -> Layer:
     found = constant(node.inputs[1], opset)
     weight = float32(found.array if found else None)
     assert found is not None
+    kept = found.kept
     axes = weight.ndim - 2
     if axes not in (1, 2):
         raise StaysDense(f"is a convolution over {axes} axes")
@@ -33,10 +34,10 @@ def layer(node: ir.Node, opset: int) -> Layer:
     if min(pads) < 0:
         raise StaysDense("has negative pads")
     if axes == 1:
-        weight = weight[:, :, None]
+        weight, kept = weight[:, :, None], kept[:, :, None]
         strides, dilations, pads = (1, *strides), (1, *dilations), (0, pads[0], 0, pads[1])
     return Layer(
-        "Conv", node, found.root, weight, weight != 0, bias,
+        "Conv", node, found.root, weight, kept, bias,
         {"strides": strides, "pads": pads, "dilations": dilations, "group": attributes.get_int("group", 1)},
         axes=(2,) if axes == 1 else (),
     )  # fmt: skip

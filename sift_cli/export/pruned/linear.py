@@ -23,15 +23,17 @@ def layer(node: ir.Node, opset: int) -> Layer:
     if matrix.ndim != 2:
         raise StaysDense(f"has a weight of {matrix.ndim} axes")
     if node.op_type == "MatMul":
-        weight = np.ascontiguousarray(matrix.T)
-        return Layer("Linear", node, found.root, weight, weight != 0, None)
+        weight, kept = (np.ascontiguousarray(array.T) for array in (matrix, found.kept))
+        return Layer("Linear", node, found.root, weight, kept, None)
     attributes = node.attributes
     alpha, beta = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
     if attributes.get_int("transA", 0):
         raise StaysDense("transposes its input")
     if not alpha:
         raise StaysDense("multiplies its weight by 0")
-    weight = matrix if attributes.get_int("transB", 0) else np.ascontiguousarray(matrix.T)
+    weight, kept = matrix, found.kept
+    if not attributes.get_int("transB", 0):
+        weight, kept = (np.ascontiguousarray(array.T) for array in (weight, kept))
     bias, added = None, node.inputs[2] if len(node.inputs) > 2 else None
     if added is not None:
         given = constant(added, opset)
@@ -40,7 +42,7 @@ def layer(node: ir.Node, opset: int) -> Layer:
             added = None
         elif beta != 1:
             raise StaysDense("scales a sum that is no bias")
-    return Layer("Linear", node, found.root, weight * np.float32(alpha), weight != 0, bias, added=added)
+    return Layer("Linear", node, found.root, weight * np.float32(alpha), kept, bias, added=added)
 
 
 def _is_one_row(array: np.ndarray, columns: int) -> bool:

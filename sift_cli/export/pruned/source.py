@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import version_converter
+from onnx import numpy_helper, version_converter
 
-from sift_cli.checkpoint.readers.onnx import external_data, parse, spec_of
+from sift_cli.checkpoint.readers.onnx import external_data, of_graph, parse, spec_of
+from sift_cli.core.masks import Mask
 from sift_cli.core.operators import DOMAIN
 from sift_cli.errors import ExportError
+from sift_cli.export.graph_weights import graphs, lift_constants, subgraphs
 
 #: onnxruntime reads a function's body in the opset of the model, whatever the function says of itself, and the bodies
 #: need ``Constant <value_ints>``.
@@ -21,27 +24,44 @@ OLDEST_IR = 8
 _LISTED = 3
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """The model at ``path`` with all of its data inside, as it is but for these: initializers are no inputs where
-    that means nothing, and an opset before 12 is converted to 12.
+@dataclass(frozen=True)
+class Source:
+    """A model whose weights are all dense, and what it stored of masks.
+
+    Attributes:
+        model: The model.
+        masks: For each of its :func:`~sift_cli.export.graph_weights.graphs` those of the weights that were sparse
+            initializers, by name. What was stored is kept, zeros too.
+    """
+
+    model: onnx.ModelProto
+    masks: tuple[Mapping[str, Mask], ...]
+
+
+def read(path: Path) -> Source:
+    """The model at ``path`` with all of its data inside, as it is but for these: sparse initializers are dense,
+    initializers are no inputs where that means nothing, and an opset before 12 is converted to 12.
 
     Raises:
         CheckpointError: It cannot be read, or keeps data outside its own folder.
-        ExportError: It has sift's operators already, or its opset cannot be converted.
+        ExportError: It has sift's operators already, a sparse tensor that is no weight, or an opset that cannot be
+            converted.
     """
     model = whole(path)
     if any(node.domain == DOMAIN for node in model.graph.node):
         raise ExportError(
-            f"{path} has sift's operators already", hint=f"for standard ones: sift convert {path} dense.onnx --to dense"
+            f"{path} has sift's operators already",
+            hint=f"for standard ones with the same masks: sift convert {path} coo.onnx --to coo",
         )
-    if model.graph.sparse_initializer:
-        name = model.graph.sparse_initializer[0].values.name
-        raise ExportError(
-            f"{path} stores {name[:80]!r} as a sparse_initializer, and sift export takes dense weights",
-            hint=f"make it dense: sift convert {path} dense.onnx --to dense",
-        )
+    masks = tuple(_made_dense(path, graph) for graph in graphs(model))
+    for node in _nodes(model):
+        if any(item.HasField("sparse_tensor") for item in node.attribute):
+            raise ExportError(
+                f"{path} has the sparse tensor {node.output[0]!r} as an output or in a function",
+                hint="give sift export a model that has a dense one there",
+            )
     model.ir_version = max(model.ir_version, OLDEST_IR)
-    return model if opset_of(model) >= OLDEST_OPSET else _converted(model, path)
+    return Source(model if opset_of(model) >= OLDEST_OPSET else _converted(model, path), masks)
 
 
 def whole(path: Path) -> onnx.ModelProto:
@@ -66,18 +86,24 @@ def whole(path: Path) -> onnx.ModelProto:
     return model
 
 
-def subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    """The graphs in the attributes of ``nodes``, and those in their nodes."""
-    for node in nodes:
-        for attribute in node.attribute:
-            for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-                yield graph
-                yield from subgraphs(graph.node)
-
-
 def opset_of(model: onnx.ModelProto) -> int:
     """Version of the standard operators in ``model``."""
     return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+
+
+def _made_dense(path: Path, graph: onnx.GraphProto) -> dict[str, Mask]:
+    """Make the sparse initializers of ``graph`` dense, in place, and say what each kept."""
+    lift_constants(graph, dense=False)
+    if not graph.sparse_initializer:
+        return {}
+    file, masks = of_graph(path, graph), {}
+    for stored in graph.sparse_initializer:
+        name = stored.values.name
+        graph.initializer.append(numpy_helper.from_array(file.read(name), name))
+        if (mask := file.mask(name)) is not None:
+            masks[name] = mask
+    del graph.sparse_initializer[:]
+    return masks
 
 
 def _converted(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -93,16 +119,25 @@ def _converted(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of the graph, its subgraphs and the functions."""
-    bodies = [model.graph.node, *(function.node for function in model.functions)]
-    graphs = [model.graph, *(graph for nodes in bodies for graph in subgraphs(nodes))]
-    for graph in graphs:
+    for graph in (*graphs(model), *_graphs_of_functions(model)):
         yield from graph.initializer
         for stored in graph.sparse_initializer:
             yield from (stored.values, stored.indices)
-    for nodes in (*bodies, *(graph.node for graph in graphs[1:])):
-        for attribute in (attribute for node in nodes for attribute in node.attribute):
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("sparse_tensor"):
-                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-            yield from attribute.tensors
+    for attribute in (attribute for node in _nodes(model) for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        yield from attribute.tensors
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the graph, its subgraphs and the functions."""
+    for graph in (*graphs(model), *_graphs_of_functions(model)):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _graphs_of_functions(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    return subgraphs(node for function in model.functions for node in function.node)

@@ -8,7 +8,7 @@ DenseWeight gives float32. A weight of another type has a Cast behind it, which 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,6 @@ from sift_cli.core.masks import Mask
 from sift_cli.core.operators import DENSE_WEIGHT, DOMAIN
 from sift_cli.core.tensors import DTYPES, TensorSpec
 from sift_cli.errors import ExportError
-from sift_cli.export.pruned.source import subgraphs
 from sift_cli.export.values import unused
 from sift_cli.sparsity import formats
 
@@ -47,6 +46,15 @@ def graphs(model: onnx.ModelProto) -> list[onnx.GraphProto]:
     return [model.graph, *subgraphs(model.graph.node)]
 
 
+def subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """The graphs in the attributes of ``nodes``, and those in their nodes."""
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                yield graph
+                yield from subgraphs(graph.node)
+
+
 def names(model: onnx.ModelProto) -> set[str]:
     """The names of all values of the model."""
     found: set[str] = set()
@@ -58,15 +66,16 @@ def names(model: onnx.ModelProto) -> set[str]:
     return found
 
 
-def lift_constants(graph: onnx.GraphProto) -> None:
-    """Make initializers of the Constant nodes with weights, as which all tools know them."""
+def lift_constants(graph: onnx.GraphProto, *, dense: bool = True) -> None:
+    """Make initializers of the Constant nodes with weights, as which all tools know them; without ``dense`` only of
+    those that are stored sparse."""
     fixed = {value.name for value in graph.output}
     for at in reversed(range(len(graph.node))):
         node = graph.node[at]
         if (node.domain, node.op_type, len(node.attribute)) != ("", "Constant", 1) or fixed.intersection(node.output):
             continue
         (item,) = node.attribute
-        if item.name == "value" and item.t.data_type in _LIFTED and is_matrix(item.t.dims):
+        if dense and item.name == "value" and item.t.data_type in _LIFTED and is_matrix(item.t.dims):
             graph.initializer.add().CopyFrom(item.t)
             graph.initializer[-1].name = node.output[0]
         elif item.name == "sparse_value":
@@ -93,6 +102,20 @@ def store(path: Path, graph: onnx.GraphProto, form: Form, taken: Set[str], *, le
         ExportError: A name that is needed is taken.
     """
     _Graph(path, graph, taken).store(form, least)
+
+
+def store_masks(path: Path, graph: onnx.GraphProto, masks: Mapping[str, Mask], taken: Set[str]) -> None:
+    """Give the dense weights of ``graph`` their masks, in place: as the function DenseWeight, or as sparse initializers
+    where that cannot decode them. What one of sift's operators reads, a bias, stays dense.
+
+    Args:
+        path, graph, taken: As in :func:`store`.
+        masks: By name, also of weights that are not there any more.
+
+    Raises:
+        ExportError: A name that is needed is taken.
+    """
+    _Graph(path, graph, taken).store_masks(masks)
 
 
 class _Graph:
@@ -130,6 +153,14 @@ class _Graph:
             if stored == "sift" and not self._open(spec):
                 continue
             self._put(spec, wanted, mask)
+        self._apply()
+
+    def store_masks(self, masks: Mapping[str, Mask]) -> None:
+        for name, mask in masks.items():
+            spec = self._file.tensors.get(name)
+            if spec is None or spec.format != "dense" or any(node.domain == DOMAIN for node in self._readers[name]):
+                continue
+            self._put(spec, "sift" if self._can_be(spec, "sift") else "coo", mask)
         self._apply()
 
     def _mask_of_zeros(self, spec: TensorSpec, form: Form, least: float) -> Mask | None:
