@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from attacks.nodes import Model, Node
 
-from sift_cli.core.operators import ACTIVATIONS
-from sift_cli.runtime import decode_bitmask, epilogue, sparse_conv, sparse_linear
+from sift_cli.core.operators import ACTIVATIONS, Operator
+from sift_cli.runtime import decode_bitmask, epilogue, max_pool, sparse_conv, sparse_linear
 
 EPS = float(np.finfo(np.float32).eps)
 TINY = 1e-36  # what a sum loses where its terms have no float any more
@@ -75,14 +75,17 @@ def check_nodes(model: Model) -> None:
 
 
 def _check_node(node: Node, arrays: Mapping[str, np.ndarray], fixed: set[str], made: set[str]) -> None:
-    adds = node.operator.adds
-    if len(node.inputs) not in ((5,) if adds else (3, 4)):
+    operator = node.operator
+    if len(node.inputs) not in ((1,) if operator is None else (5,) if operator.adds else (3, 4)):
         raise Refused("number of inputs")
-    x, bitmask, values, bias, residual = (*node.inputs, "", "")[:5]
-    floats = [x, *([residual] if adds else []), *([bias] if bias else [])]
+    x, bitmask, values, bias, residual = (*node.inputs, *[""] * 4)[:5]
+    floats = [x, *([residual] if operator and operator.adds else []), *([bias] if bias else [])]
     for key in floats:
         if not key or (key not in made and arrays[key].dtype != np.float32):
             raise Refused(f"{key} is not float32")
+    if operator is None:
+        _pooling(node)
+        return
     for key in (bitmask, values, *([bias] if bias else [])):
         if key not in fixed:
             raise Refused(f"{key} is not constant")
@@ -97,7 +100,7 @@ def _check_node(node: Node, arrays: Mapping[str, np.ndarray], fixed: set[str], m
         raise Refused(str(why)) from None
     if bias and arrays[bias].shape != shape[:1]:
         raise Refused("bias")
-    for key in ACTIVATIONS[node.operator.activation].attributes:
+    for key in ACTIVATIONS[operator.activation].attributes:
         value = node.attributes.get(key)
         if not isinstance(value, float) or math.isnan(value):
             raise Refused(key)
@@ -121,7 +124,7 @@ def _integers(node: Node, key: str, count: int, least: int) -> tuple[int, ...]:
 
 def _window(node: Node) -> tuple[int, ...]:
     """The weight's shape; the other attributes are checked with it."""
-    if node.operator.layer == "Linear":
+    if node.layer == "Linear":
         return _integers(node, "weight_shape", 2, 1)
     shape = _integers(node, "weight_shape", 4, 1)
     for key, count, least in (("strides", 2, 1), ("dilations", 2, 1), ("pads", 4, 0)):
@@ -130,6 +133,11 @@ def _window(node: Node) -> tuple[int, ...]:
     if not isinstance(group, int) or not 1 <= group <= MOST or shape[0] % group or shape[1] * group > MOST:
         raise Refused("group")
     return shape
+
+
+def _pooling(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The kernel and the strides."""
+    return _integers(node, "kernel_shape", 2, 1), _integers(node, "strides", 2, 1)
 
 
 def run(model: Model, feed: Mapping[str, np.ndarray]) -> Numbers:
@@ -156,32 +164,51 @@ def run(model: Model, feed: Mapping[str, np.ndarray]) -> Numbers:
             if not x.value.ndim or not x.value.size:
                 raise Unsaid("Flatten has rules of its own")
             x = Numbers(x.value.reshape(len(x.value), -1), x.off.reshape(len(x.value), -1))
-        residual = numbers(node.inputs[4]) if node.operator.adds else None
+        residual = numbers(node.inputs[4]) if node.operator and node.operator.adds else None
         for read in (x, residual):
-            if read is not None and read.arranged not in ("", node.operator.layer):
+            if read is not None and read.arranged not in ("", node.layer):
                 raise Unsaid("arranged by the other kind of layer")
-        made[node.output] = _layer(node, arrays, x, residual)
+        made[node.output] = _layer(node, node.operator, arrays, x, residual) if node.operator else _pool(node, x)
     if made[model.nodes[-1].output].arranged:
         raise Unsaid("arranged numbers")
     return made[model.nodes[-1].output]
 
 
-def _layer(node: Node, arrays: Mapping[str, np.ndarray], x: Numbers, residual: Numbers | None) -> Numbers:
+def _arranged(node: Node) -> Sequence[int]:
+    given = node.attributes.get("arranged")
+    return given if isinstance(given, (list, tuple)) and len(given) > 1 else (0, 0)
+
+
+def _pool(node: Node, x: Numbers) -> Numbers:
+    (kernel, strides), arranged = _pooling(node), _arranged(node)
+    if x.value.ndim != 4:
+        raise Refused("X")
+    _check_image(x.shape, x.shape[1], kernel, strides, arranged)
+    # Where a tap is off, the largest is no further off than the one that is off most; nobody knows of one, nobody does.
+    taps = np.lib.stride_tricks.sliding_window_view(x.off, kernel, (2, 3))[:, :, :: strides[0], :: strides[1]]
+    return Numbers(max_pool(x.value, kernel, strides), taps.max((-2, -1)), node.layer if arranged[1] else "")
+
+
+def _layer(
+    node: Node, operator: Operator, arrays: Mapping[str, np.ndarray], x: Numbers, residual: Numbers | None
+) -> Numbers:
     shape = _window(node)
     _, bitmask, values, bias_name, _ = (*node.inputs, "", "")[:5]
     weight, kept = decode_bitmask(arrays[bitmask], arrays[values], shape)
     weight = weight.astype(np.float64)
     bias = arrays[bias_name].astype(np.float64) if bias_name else None
-    arranged = node.attributes.get("arranged")
-    arranged = arranged if isinstance(arranged, (list, tuple)) and len(arranged) > 1 else (0, 0)
+    arranged = _arranged(node)
     layer: Any
-    if node.operator.layer == "Linear":
+    if operator.layer == "Linear":
         if not x.value.ndim or x.shape[-1] != shape[1]:
             raise Refused("X")
         layer = sparse_linear
     else:
-        _check_image(node, shape, x.shape, arranged)
         where = {key: node.attributes[key] for key in ("strides", "pads", "dilations", "group")}
+        if x.value.ndim != 4 or x.shape[1] != shape[1] * where["group"]:
+            raise Refused("X")
+        dilated = [(size - 1) * step + 1 for size, step in zip(shape[2:], where["dilations"], strict=True)]
+        _check_image(x.shape, shape[0], dilated, where["strides"], arranged, where["pads"])
 
         def layer(*of: Any) -> np.ndarray:
             return sparse_conv(*of, **where)
@@ -195,34 +222,35 @@ def _layer(node: Node, arrays: Mapping[str, np.ndarray], x: Numbers, residual: N
                 raise Refused("residual")
             sizes, off = sizes + np.abs(residual.value), off + residual.off
         off = off + (math.prod(shape[1:]) + 3) * EPS * sizes
-        given = {
-            key: float(np.float32(node.attributes[key])) for key in ACTIVATIONS[node.operator.activation].attributes
-        }
-        y = epilogue(sums, node.operator.activation, None if residual is None else residual.value, **given)
+        given = {key: float(np.float32(node.attributes[key])) for key in ACTIVATIONS[operator.activation].attributes}
+        y = epilogue(sums, operator.activation, None if residual is None else residual.value, **given)
         total = epilogue(sums, "", None if residual is None else residual.value)
         slope = max(1.2, abs(given.get("alpha", 0.0)))
         if math.isinf(slope):  # a sum near 0 goes either way, one below 0 is infinite
             slope, off = 1.2, np.where(np.abs(total) <= off + TINY, np.nan, off)
         rounding = 16 * EPS * np.where(np.isfinite(y), np.abs(y), 0) + TINY
         off = np.where(np.isinf(off), 0, slope * off) + rounding
-    by = node.operator.layer if arranged[1] else ""
-    return Numbers(y, off, by)
+    return Numbers(y, off, node.layer if arranged[1] else "")
 
 
-def _check_image(node: Node, shape: tuple[int, ...], x: tuple[int, ...], arranged: Any) -> None:
-    where = node.attributes
-    if len(x) != 4 or x[1] != shape[1] * where["group"]:
-        raise Refused("X")
-    padded = [x[2 + axis] + where["pads"][axis] + where["pads"][2 + axis] for axis in (0, 1)]
-    out = [(padded[a] - (shape[2 + a] - 1) * where["dilations"][a] - 1) // where["strides"][a] + 1 for a in (0, 1)]
+def _check_image(
+    x: Sequence[int],
+    filters: int,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    arranged: Sequence[int],
+    pads: Sequence[int] = (0,) * 4,
+) -> None:
+    padded = [x[2 + axis] + pads[axis] + pads[2 + axis] for axis in (0, 1)]
+    out = [(padded[axis] - kernel[axis]) // strides[axis] + 1 for axis in (0, 1)]
     if min(out) < 1:
         raise Refused("smaller than the dilated kernel")
     halo = arranged[2:] if arranged[1] and len(arranged) == 6 else (0,) * 4
-    if x[0] * shape[0] * math.prod(out) * 4 > HEAVY:
+    if x[0] * filters * math.prod(out) * 4 > HEAVY:
         raise TooHeavy
     stored = (
         math.prod(padded) * (x[1] + 1),
-        (out[0] + halo[0] + halo[2]) * (out[1] + halo[1] + halo[3]) * (shape[0] + 1),
+        (out[0] + halo[0] + halo[2]) * (out[1] + halo[1] + halo[3]) * (filters + 1),
     )
     for area in stored:
         if area * 64 > HEAVY:

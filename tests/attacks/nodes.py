@@ -10,13 +10,13 @@ import random
 import string
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from sift_cli.core.operators import ACTIVATIONS, DOMAIN, OPERATORS, Operator
+from sift_cli.core.operators import ACTIVATIONS, DOMAIN, MAX_POOL, OPERATORS, Operator
 
 #: Entries of attributes and shapes.
 NUMBERS = (
@@ -25,21 +25,49 @@ NUMBERS = (
 )
 SPECIAL = (np.nan, np.inf, -np.inf, -0.0, 1e-40, 65504.0)
 PARAMETERS = (np.nan, np.inf, -np.inf, 0.0, -0.0, -0.5, 0.1, 6.0, 65504.0)
-#: Kernel, stride, pads.
-WINDOWS = (
-    *((1, 1, [0] * 4), (3, 1, [1] * 4), (3, 1, [1] * 4), (5, 1, [2] * 4), (2, 1, [1, 1, 0, 0]), (2, 1, [0, 0, 1, 1])),
-    *((3, 2, [1] * 4), (3, 2, [0, 0, 1, 1]), (1, 2, [0] * 4)),
-)
 DTYPES = (np.float64, np.float16, ml_dtypes.bfloat16, np.int8, np.uint8, np.int64, np.bool_, np.complex64, np.str_)
+
+
+class Window(NamedTuple):
+    """What a convolution, or a pool, reads.
+
+    Attributes:
+        kernel, strides: Down, across.
+        halo: The pixels around an image that it needs: top, left, bottom, right. Of a convolution its pads.
+    """
+
+    kernel: list[int]
+    strides: list[int]
+    halo: list[int]
+    pools: bool = False
+
+
+WINDOWS = [
+    Window([kernel] * 2, [stride] * 2, halo)
+    for kernel, stride, halo in (
+        *((1, 1, [0] * 4), (3, 1, [1] * 4), (3, 1, [1] * 4), (5, 1, [2] * 4), (2, 1, [1, 1, 0, 0])),
+        *((2, 1, [0, 0, 1, 1]), (3, 2, [1] * 4), (3, 2, [0, 0, 1, 1]), (1, 2, [0] * 4)),
+    )
+]
 
 
 @dataclass
 class Node:
-    operator: Operator
+    op_type: str
     inputs: list[str]
     output: str
     attributes: dict[str, Any]
     between: str = ""  # an operator of ONNX through which X comes
+
+    @property
+    def operator(self) -> Operator | None:
+        """None of a pool."""
+        return OPERATORS.get(self.op_type)
+
+    @property
+    def layer(self) -> str:
+        """Of what kind its arranged tensors are."""
+        return self.operator.layer if self.operator else "Conv"
 
 
 @dataclass
@@ -67,7 +95,7 @@ class Model:
                 inputs[0] = f"between{index}"
             given = {key: value for key, value in node.attributes.items() if value is not None}
             nodes.append(
-                helper.make_node(node.operator.name, inputs, [node.output], domain=DOMAIN, name=name(index), **given)
+                helper.make_node(node.op_type, inputs, [node.output], domain=DOMAIN, name=name(index), **given)
             )
         fed = [_info(key, array) for key, array in self.feeds[0].items()]
         graph = helper.make_graph(
@@ -131,7 +159,19 @@ def _node(rng: random.Random, model: Model, operator: Operator, x: str, where: d
     if operator.adds:
         inputs.append(residual)
     parameters = {"": {}, "Clip": {"min": -0.5, "max": 1.0}, "LeakyRelu": {"alpha": 0.1}}.get(operator.activation, {})
-    model.nodes.append(Node(operator, inputs, f"Y{index}", {**where, **parameters}))
+    model.nodes.append(Node(operator.name, inputs, f"Y{index}", {**where, **parameters}))
+
+
+def _pooling(rng: random.Random) -> Window:
+    kernel, strides = ([rng.choice((1, 2, 2, 3)) for _ in "hw"] for _ in "ks")
+    past = (max(size - step, 0) for size, step in zip(kernel, strides, strict=True))
+    return Window(kernel, strides, [0, 0, *past], pools=True)
+
+
+def _pool(model: Model, x: str, window: Window, arrangement: dict[str, Any]) -> None:
+    """Append a pool."""
+    where = {"kernel_shape": window.kernel, "strides": window.strides, **arrangement}
+    model.nodes.append(Node(MAX_POOL, [x], f"Y{len(model.nodes)}", where))
 
 
 def forged(seed: int) -> tuple[Model, Model, Callable[[np.ndarray], np.ndarray]]:
@@ -147,11 +187,11 @@ def forged(seed: int) -> tuple[Model, Model, Callable[[np.ndarray], np.ndarray]]
 
     def forge(array: np.ndarray) -> np.ndarray:
         array = array.reshape(-1).copy()
-        header = array[: 64 if array.size >= 64 else 0].view(np.int64)[:15]
+        header = array[: 64 if array.size >= 64 else 0].view(np.int64)[:17]
         for _ in range(rng.choice((0, 1, 1, 2, 3)) if header.size else 0):
             at = rng.randrange(len(header))
             header[at] = rng.choice(
-                (*NUMBERS, header[at] + 1, header[at] - 1, 2 * header[at], header[rng.randrange(15)])
+                (*NUMBERS, header[at] + 1, header[at] - 1, 2 * header[at], header[rng.randrange(len(header))])
             )
         match rng.randrange(6):
             case 0:
@@ -160,14 +200,23 @@ def forged(seed: int) -> tuple[Model, Model, Callable[[np.ndarray], np.ndarray]]
                 array = np.concatenate([array, array[: rng.choice((1, 16, 64, array.size))]])
             case 2 if array.size > 64:
                 array[64:][np.random.default_rng(seed).integers(0, array.size - 64, 9)] = rng.choice(SPECIAL)
+            case 3 if header.size:  # no images, of any size
+                header[3:7] = [0, *(rng.choice((0, 1, 2**14, 2**15)) for _ in "chw")]
+                array = array[:64]
         return array
 
     return Model([first], whole.constants, whole.feeds), model, forge
 
 
 def single(rng: random.Random) -> Model:
-    operator = rng.choice(list(OPERATORS.values()))
     model = Model([], {}, [])
+    if rng.random() < 0.1:
+        window = _pooling(rng)
+        x = (rng.choice((1, 1, 2, 5)), rng.randint(1, 6), *(size + rng.randint(0, 16) for size in window.kernel))
+        _pool(model, "X", window, {})
+        model.feeds = [{"X": _normal(rng, x)} for _ in range(rng.choice((1, 1, 2)))]
+        return model
+    operator = rng.choice(list(OPERATORS.values()))
     if operator.layer == "Linear":
         rows, inputs, outputs = (
             rng.choice(((), (1,), (3,), (2, 9), (17,), (40,))),
@@ -206,14 +255,14 @@ def convolution(rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], d
 def chain(rng: random.Random) -> Model:
     """Layers that hand arranged tensors on."""
     model = Model([], {}, [])
-    layer, length = rng.choice(("Conv", "Conv", "Linear")), rng.choice((2, 2, 3))
+    layer, length = rng.choice(("Conv", "Conv", "Linear")), rng.choice((2, 3, 3))
     of_layer = [one for one in OPERATORS.values() if one.layer == layer]
     if layer == "Linear":
         widths = [rng.randint(1, 30) for _ in range(length + 1)]
         rows = rng.choice(((3,), (16,), (2, 19), (40,)))
         for index in range(length):
             operator = rng.choice([one for one in of_layer if index == length - 1 or not one.adds])
-            where = {
+            where: dict[str, Any] = {
                 "weight_shape": (widths[index + 1], widths[index]),
                 "arranged": [int(index > 0), int(index < length - 1)],
             }
@@ -224,30 +273,28 @@ def chain(rng: random.Random) -> Model:
         windows = [rng.choice(WINDOWS) for _ in range(length)]
         if rng.random() < 0.6:
             windows = [windows[0]] * length
-        for index, (kernel, stride, pads) in enumerate(windows):
+        windows = [_pooling(rng) if rng.random() < (0.4 if at else 0.1) else windows[at] for at in range(length)]
+        for index, window in enumerate(windows):
             last = index == length - 1
-            _, next_stride, halo = windows[index if last else index + 1]
-            where = {
-                "weight_shape": (rng.randint(1, 6), y[1], kernel, kernel), "strides": [stride, stride], "pads": pads,
-                "dilations": [1, 1], "group": 1,
-                "arranged": [int(index > 0), int(not last), *(halo if not last else [0] * 4)],
-            }  # fmt: skip
-            if next_stride > 1:
-                where["arranged_strides"] = [next_stride] * 2
-            size = [(y[2 + a] + pads[a] + pads[2 + a] - kernel) // stride + 1 for a in (0, 1)]
+            reader = windows[index if last else index + 1]
+            arrangement = {"arranged": [int(index > 0), int(not last), *([0] * 4 if last else reader.halo)]}
+            if reader.strides != [1, 1]:
+                arrangement["arranged_strides"] = reader.strides
+            pads = [0] * 4 if window.pools else window.halo
+            size = [(y[2 + a] + pads[a] + pads[2 + a] - window.kernel[a]) // window.strides[a] + 1 for a in (0, 1)]
             if min(size) < 1:
                 break
-            of_shape = [one for one in of_layer if not one.adds or y == (y[0], where["weight_shape"][0], *size) or last]
-            y = (y[0], where["weight_shape"][0], *size)
+            before, y = y, (y[0], y[1] if window.pools else rng.randint(1, 6), *size)
             previous = f"Y{index - 1}" if index else "X"
-            _node(
-                rng,
-                model,
-                rng.choice(of_layer if index == length - 1 else of_shape),
-                previous,
-                where,
-                "R" if last else previous,
-            )
+            if window.pools:
+                _pool(model, previous, window, arrangement)
+                continue
+            where = {
+                "weight_shape": (y[1], before[1], *window.kernel), "strides": window.strides, "pads": pads,
+                "dilations": [1, 1], "group": 1, **arrangement,
+            }  # fmt: skip
+            operator = rng.choice([one for one in of_layer if last or y == before or not one.adds])
+            _node(rng, model, operator, previous, where, "R" if last else previous)
     if not model.nodes:
         return single(rng)
     used = {key for node in model.nodes for key in node.inputs}
@@ -289,6 +336,8 @@ def _attribute(model: Model, rng: random.Random) -> None:
 
 
 def _constant(model: Model, rng: random.Random) -> None:
+    if not model.constants:
+        return
     key = rng.choice(list(model.constants))
     array = model.constants[key]
     match rng.randrange(7):
@@ -300,8 +349,8 @@ def _constant(model: Model, rng: random.Random) -> None:
             )
         case 2:
             array = array.reshape(rng.choice(((-1, 1), (1, -1), (1, 1, -1))))
-        case 3 if array.dtype != np.str_:
-            array = array.astype(rng.choice(DTYPES)) if array.dtype.kind != "c" else array
+        case 3 if array.dtype.kind not in "cUV":
+            array = array.astype(rng.choice(DTYPES))
         case 4 | 5 if array.size:
             array = array.copy().reshape(-1)
             at = rng.choice((0, array.size - 1, rng.randrange(array.size)))
@@ -366,6 +415,8 @@ def _wire(model: Model, rng: random.Random) -> None:
 
 
 def _not_constant(model: Model, rng: random.Random) -> None:
+    if not model.constants:
+        return
     key = rng.choice(list(model.constants))
     if rng.random() < 0.5:
         model.open.add(key)
@@ -392,17 +443,18 @@ def _made_constant(model: Model, rng: random.Random) -> None:
 
 def _operator(model: Model, rng: random.Random) -> None:
     node = rng.choice(model.nodes)
-    node.operator = rng.choice(list(OPERATORS.values())) if rng.random() < 0.3 else replace(
-        node.operator, activation=rng.choice(list(ACTIVATIONS))
-    )  # fmt: skip
-    if rng.random() < 0.8:
+    if node.operator and rng.random() < 0.7:
+        node.op_type = replace(node.operator, activation=rng.choice(list(ACTIVATIONS))).name
+    else:
+        node.op_type = rng.choice([*OPERATORS, MAX_POOL])
+    if node.operator and rng.random() < 0.8:
         node.attributes |= {key: rng.choice(PARAMETERS) for key in ACTIVATIONS[node.operator.activation].attributes}
-    _step(model, f"{node.output} is {node.operator.name} {node.attributes}")
+    _step(model, f"{node.output} is {node.op_type} {node.attributes}")
 
 
 def _arranged(model: Model, rng: random.Random) -> None:
     node = rng.choice(model.nodes)
-    count = 6 if (node.operator.layer == "Conv") != (rng.random() < 0.05) else 2
+    count = 6 if (node.layer == "Conv") != (rng.random() < 0.05) else 2
     flags = [rng.choice((0, 1, 1, 1, 2, -1)) for _ in "xy"]
     node.attributes["arranged"] = flags + [rng.choice((0, 0, 1, 1, 2, 3, 30)) for _ in range(count - 2)]
     _step(model, f"{node.output}.arranged = {node.attributes['arranged']}")
@@ -414,7 +466,7 @@ def _plan(model: Model, rng: random.Random) -> None:
 
     node = rng.choice(model.nodes)
     x = next((feed["X"].shape for feed in model.feeds if "X" in feed), ())
-    convolves = node.operator.layer == "Conv"
+    convolves = node.layer == "Conv"
     shape = (8, 9, 9, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1) if convolves else (30, 20, rng.choice((1, 40)))
     processor, _, kernel, *numbers = rng.choice(plans(shape, 50)).split()
     size = f"{x[0]}x{x[2]}x{x[3]}" if len(x) == 4 else str(int(np.prod(x[:-1])))
