@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -30,8 +31,8 @@ from sift_cli.commands import (
     train,
     transform,
 )
-from sift_cli.commands._options import Json, Quiet
-from sift_cli.errors import Interrupted, SiftError, UsageError
+from sift_cli.commands._options import Help, Json, Quiet
+from sift_cli.errors import Interrupted, OutputUnwritable, SiftError, UsageError
 
 #: Typer has it, and does not export it.
 _Usage: Any = typer.BadParameter.__bases__[0]
@@ -57,12 +58,14 @@ class SiftGroup(TyperGroup):
         # Looked up here and not by the option itself: an option that does not parse is reported in JSON too.
         _output.begin(as_json="--json" in itertools.takewhile("--".__ne__, given))
         try:
+            if "" in given:  # which as a path would be the working folder
+                raise _Usage("an argument is empty, as of a variable that is not set")
             code = super().main(given or ["--help"], **{**settings, "standalone_mode": False})
             code = code if given else UsageError.exit_code
         except _Usage as error:
             sentence, *meant = _MEANT.split(error.format_message().replace("Value error, ", "").strip())
             # An option without its value is reported of no command.
-            command = error.ctx.command_path if error.ctx else " ".join(["sift", *filter(self.commands.get, given[:1])])
+            command = error.ctx.command_path if error.ctx else " ".join(["sift", *filter(self.commands.get, given)][:2])
             hint = f"did you mean {meant[0]}?" if meant else f"{command} --help"
             code = _refuse(UsageError(sentence.rstrip("."), hint=hint))
         except SiftError as error:
@@ -86,7 +89,8 @@ def _terminate(*_: object) -> None:
 
 
 def _refuse(error: SiftError) -> int:
-    _output.error(error)
+    with contextlib.suppress(OutputUnwritable):  # the document alone: the sentence went to stderr
+        _output.error(error)
     return error.exit_code
 
 
@@ -95,6 +99,7 @@ app = typer.Typer(
     cls=SiftGroup,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": []},  # it is one of ours
     help="Sparse models at the compute of dense ones: transform a checkpoint, prove it, run it.",
 )
 
@@ -112,6 +117,7 @@ def root(
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
+    help_: Help = False,
 ) -> None:
     """Options that come before a command's name."""
 
@@ -122,6 +128,8 @@ for command in (inspect, analyze, flops, transform, train, export, run, bench, d
 
 def main() -> None:
     """Entry point of the console script."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started it
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     signal.signal(signal.SIGTERM, _terminate)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     app(prog_name="sift")

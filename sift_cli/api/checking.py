@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    paths: Sequence[str] = (),
+    paths: Sequence[str | Path] = (),
     *,
     options: Mapping[str, Any] | None = None,
     config: str | Path | None = None,
@@ -50,6 +50,8 @@ def check(
     saved = found.baseline if baseline is None else Path(baseline)
     if update_baseline and saved is None:
         raise ConfigError("there is no baseline to update", hint="name one: --baseline sift-baseline.json")
+    if saved is None and "tolerance" in (options or {}):
+        raise ConfigError("there is no baseline that a tolerance is for", hint="--baseline sift-baseline.json")
     selected = select(paths, found, budget.read(options or {}, Path(), ""))
     return check_all(
         selected, count, config=found.path, baseline=saved, update=update_baseline,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +79,7 @@ def diff(
     count: bool | None = None,
     arch: str | None = None,
     input_shape: tuple[int, ...] | None = None,
+    dims: Mapping[str, int] | None = None,
     allow_pickle: bool = False,
 ) -> Difference:
     """What differs between two files, tensor by tensor and to the bit.
@@ -86,7 +87,7 @@ def diff(
     Args:
         before, after: Any two files or folders that sift reads, of two formats too.
         count: Count what both cost, which loads a model; None counts where both have at most 512 MB.
-        arch, input_shape: For that, as in :func:`flops`.
+        arch, input_shape, dims: For that, as in :func:`flops`.
         allow_pickle: Load pickles that run code.
 
     Raises:
@@ -100,9 +101,10 @@ def diff(
 
     def counted(side: Side) -> Side:
         if not wanted:
-            return replace(side, uncounted="it was not asked for" if count is False else "the files are large")
+            why = "it was not asked for"
+            return replace(side, uncounted=why if count is False else f"the files are large, and {why}")
         try:
-            report = flops(side.path, arch=arch, input_shape=input_shape, allow_pickle=allow_pickle)
+            report = flops(side.path, arch=arch, input_shape=input_shape, dims=dims, allow_pickle=allow_pickle)
         except (ModelError, VerificationFailed) as error:
             return replace(side, uncounted=error.message)
         return replace(side, flops=report)

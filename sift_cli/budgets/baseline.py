@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sift_cli.budgets.budget import FIGURES
 from sift_cli.budgets.units import shown
@@ -14,6 +16,7 @@ from sift_cli.errors import ConfigError
 
 SCHEMA = "sift.baseline/1"
 MOST_BYTES = 2**24
+_ANEW = "mend it, or delete it and write it anew with --update-baseline"
 
 Saved = dict[str, dict[str, int]]
 
@@ -43,17 +46,20 @@ def read(path: Path) -> Saved:
         hint = "--update-baseline writes one" if isinstance(error, FileNotFoundError) else None
         raise ConfigError(f"cannot read the baseline {path}: {error.strerror or error}", hint=hint) from None
     try:
-        document = json.loads(raw[:MOST_BYTES])
+        document = json.loads(raw[:MOST_BYTES], object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no baseline: {error}") from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or document.keys() != {"schema", "files"}:
+        raise ConfigError(f"{path} is no baseline: {error}", hint=_ANEW) from None
+    if not isinstance(document, dict) or document.keys() != {"schema", "files"}:
         raise ConfigError(f"{path} is no baseline: it is no {SCHEMA} document")
+    if document["schema"] != SCHEMA:
+        raise ConfigError(f"{path} is no baseline: it is {shown(document['schema'])} and no {SCHEMA}", hint=_ANEW)
     files = document["files"]
     if not isinstance(files, dict):
         raise ConfigError(f"{path} is no baseline: its files are {shown(files)}")
     for file, figures in files.items():
         if (
             not isinstance(figures, dict)
+            or not figures
             or not figures.keys() <= set(FIGURES)
             or not all(type(value) is int and 0 <= value < 2**63 for value in figures.values())
             or "\0" in file
@@ -71,4 +77,14 @@ def write(path: Path, files: Mapping[str, Mapping[str, int]]) -> None:
     document = {"schema": SCHEMA, "files": files}
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
     with atomic(path, force=True) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # A name that is no UTF-8 has halves of characters in Python, which JSON can write as \udcff.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; what both sides of a merge have added is there twice, and one of them would count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"{shown(twice)} is in it twice")
+    return found

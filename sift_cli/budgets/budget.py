@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -72,16 +72,17 @@ def read(table: Mapping[str, Any], folder: Path, at: str) -> dict[str, Any]:
     Raises:
         ConfigError: A key is unknown, or its value is none that it can have.
     """
-    known(table, _KEYS, at)
+    known(table, KEYS, at or "options")
     prefix = f"{at}: " if at else "--"
-    values = {key.replace("-", "_"): _KEYS[key](value, f"{prefix}{key}") for key, value in table.items()}
-    for name in ("iso_flop_of", "same_output_as"):
-        if name in values:
-            values[name] = _located(values[name], folder)
+    values = {key.replace("-", "_"): KEYS[key](value, f"{prefix}{key}") for key, value in table.items()}
+    if "iso_flop_of" in values and not _architecture(values["iso_flop_of"], folder):
+        values["iso_flop_of"] = os.path.relpath(folder / values["iso_flop_of"])
+    if "same_output_as" in values:
+        values["same_output_as"] = os.path.relpath(folder / values["same_output_as"])
     return values
 
 
-def known(table: Mapping[str, Any], keys: Mapping[str, Any], at: str) -> None:
+def known(table: Mapping[str, Any], keys: Collection[str], at: str) -> None:
     """Refuse keys that nobody reads.
 
     Raises:
@@ -98,7 +99,7 @@ def parse_tolerances(value: object, at: str) -> dict[str, Fraction]:
     """One tolerance for all figures, or a table with one for each."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(FIGURES, parse_tolerance(value, at))
-    known(value, dict.fromkeys(FIGURES), at)
+    known(value, FIGURES, at)
     return {figure: parse_tolerance(one, f"{at}.{figure}") for figure, one in value.items()}
 
 
@@ -130,13 +131,12 @@ def _dims(value: object, at: str) -> dict[str, int]:
     return dict(value)
 
 
-def _located(value: str, folder: Path) -> str:
-    """A path from here; an architecture such as torchvision:resnet18 as it is."""
-    path = folder / value
-    return value if ":" in value and not os.path.exists(path) else os.path.relpath(path)
+def _architecture(value: str, folder: Path) -> bool:
+    """Whether it is one, such as torchvision:resnet18, and no path."""
+    return ":" in value and not os.path.exists(folder / value)
 
 
-_KEYS: dict[str, Callable[[object, str], Any]] = {
+KEYS: dict[str, Callable[[object, str], Any]] = {
     "max-size": parse_bytes,
     "max-flops": parse_count,
     "max-macs": parse_count,

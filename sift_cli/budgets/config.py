@@ -79,7 +79,8 @@ def find(folder: Path) -> Config:
     for parent in (folder, *folder.absolute().parents):
         if (parent / NAME).is_file():
             return load(parent / NAME)
-        if (parent / SHARED).is_file() and (found := load(parent / SHARED)).tables:
+        shared = parent / SHARED
+        if shared.is_file() and (found := load(shared)) != Config(shared):
             return found
     return Config()
 
@@ -98,7 +99,7 @@ def load(path: Path) -> Config:
         document = tool.get("sift", {}) if isinstance(tool, dict) else {}
         if not isinstance(document, dict):
             raise ConfigError(f"{name}: it is no table")
-    budget.known(document, dict.fromkeys(_TOP), name)
+    budget.known(document, _TOP, name)
     tables = document.get("check", [])
     if isinstance(tables, dict):  # [check] where there is but one
         tables = [tables]
@@ -115,6 +116,7 @@ def load(path: Path) -> Config:
 
 
 def _table(table: Mapping[str, Any], at: str, folder: Path) -> Table:
+    budget.known(table, (*_OF_A_TABLE, *budget.KEYS), at)
     patterns, empty = table.get("paths"), table.get("allow-empty", False)
     if isinstance(patterns, str):
         patterns = [patterns]

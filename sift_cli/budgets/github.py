@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sift_cli.budgets.report import CheckReport
+from sift_cli.core.text import printable
 
 #: GitHub takes a MiB from one step.
 MOST_BYTES = 1_000_000
@@ -61,5 +62,4 @@ def _property(text: str) -> str:
 
 def _cell(text: str) -> str:
     """Text that Markdown takes for nothing else: no cell, line, link, emphasis or tag begins in it."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return "".join(f"&#{ord(c)};" if c in "|`*_[]\\~" else c for c in html.escape(line))
+    return "".join(f"&#{ord(c)};" if c in "|`*_[]\\~" else c for c in html.escape(printable(text)))

@@ -6,19 +6,20 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from sift_cli.budgets.report import CheckReport, FileReport
+from sift_cli.core.text import printable
 
 
 def document(report: CheckReport) -> str:
     """The report as one XML document."""
     root = ET.Element("testsuites", {"name": "sift check", **_counts(list(report.files))})
     for file in report.files:
-        suite = ET.SubElement(root, "testsuite", {"name": _text(str(file.path)), **_counts([file])})
+        suite = ET.SubElement(root, "testsuite", {"name": printable(str(file.path)), **_counts([file])})
         for row in file.rows:
-            case = ET.SubElement(suite, "testcase", classname=_text(str(file.path)), name=_text(row.budget))
+            case = ET.SubElement(suite, "testcase", classname=printable(str(file.path)), name=printable(row.budget))
             if row.verdict != "held":
                 tag = "failure" if row.verdict == "broken" else "error"
-                said = ET.SubElement(case, tag, type=row.budget, message=_text(row.sentence()))
-                said.text = _text(f"{file.path}: {row.sentence()}")
+                said = ET.SubElement(case, tag, type=row.budget, message=printable(row.sentence()))
+                said.text = printable(f"{file.path}: {row.sentence()}")
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode")
 
@@ -30,8 +31,3 @@ def _counts(files: list[FileReport]) -> dict[str, str]:
         "failures": str(verdicts.count("broken")),
         "errors": str(verdicts.count("error")),
     }
-
-
-def _text(text: str) -> str:
-    """``text`` with what XML has no way to write, control characters and halves of characters, written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

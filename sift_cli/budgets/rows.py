@@ -72,6 +72,8 @@ def _iso_flop(figures: Figures, base: str, budget: Budget, count: Count) -> Row:
     if figures.macs == reference.sparse:
         return Row("iso-flop-of", "held", figures.macs, reference.sparse, "MACs")
     why = f"{base} costs another number, and no certificate in the file accounts for the difference"
+    if budget.input is None:
+        why += "; each was counted at its own input, and --input sets that of a checkpoint"
     return Row("iso-flop-of", "broken", figures.macs, reference.sparse, "MACs", why)
 
 

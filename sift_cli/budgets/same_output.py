@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
+from sift_cli.checkpoint import sniff
 from sift_cli.errors import ModelError
 from sift_cli.runtime import session
 from sift_cli.runtime.sessions import sentence
@@ -28,9 +29,12 @@ def distance(path: Path, base: Path, *, shape: tuple[int, ...] | None = None) ->
     Raises:
         CheckpointError: One of them cannot be read.
         ExportError: The base does not run on random inputs.
-        ModelError: The file does not run on inputs of the base, or has other outputs.
+        ModelError: One of them is not ONNX; or the file does not run on inputs of the base, or has other outputs.
         RuntimeUnavailable: onnxruntime is missing or does not know one of the operators.
     """
+    for one in (path, base):
+        if sniff(one) != "onnx":
+            raise ModelError(f"{one} is no ONNX file", hint=f"sift export {one} --format onnx -o {one.stem}.onnx")
     first = session(base, library=False)
     examples = feeds(first, shape=shape)
     wanted = outputs(first, examples)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sift_cli.budgets.budget import Budget
+from sift_cli.budgets.budget import Budget, text
 from sift_cli.budgets.config import Config
 from sift_cli.budgets.units import shown
 from sift_cli.errors import ConfigError
@@ -20,7 +20,7 @@ MOST_FILES = 10_000
 MOST_STARS = 4
 
 
-def select(paths: Sequence[str], config: Config, options: Mapping[str, Any]) -> dict[Path, Budget]:
+def select(paths: Sequence[str | Path], config: Config, options: Mapping[str, Any]) -> dict[Path, Budget]:
     """File, or folder of a model → its budget.
 
     Args:
@@ -32,7 +32,10 @@ def select(paths: Sequence[str], config: Config, options: Mapping[str, Any]) -> 
         ConfigError: Nothing is to be checked, or a pattern matches nothing.
     """
     start = Budget(tolerance=config.tolerance)
-    given = {os.path.realpath(path): path for pattern in paths for path in _matching(pattern, Path(), "")}
+    given: dict[str, Path] = {}
+    for pattern in paths:
+        for path in _matching(text(os.fspath(pattern), "PATH"), Path(), ""):
+            given.setdefault(os.path.realpath(path), path)
     found: dict[str, tuple[Path, Budget]] = {key: (path, start) for key, path in given.items()}
     for table in config.tables:
         for pattern in table.patterns:

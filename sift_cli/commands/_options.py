@@ -37,6 +37,17 @@ def _shape(text: str) -> Shape:
     return shape
 
 
+def sizes(dims: list[str] | None) -> dict[str, int]:
+    """The values of :data:`Dim`: sizes by name."""
+    found = {}
+    for text in dims or ():
+        name, _, size = text.rpartition("=")
+        if not name or not (size.isascii() and size.isdigit() and len(size) < 10) or int(size) < 1:
+            raise typer.BadParameter(f"{text!r} is not NAME=SIZE", param_hint="--dim")
+        found[name] = int(size)
+    return found
+
+
 class Arrays(dict[str, "np.ndarray"]):
     """Arrays by name as an option's value."""
 
@@ -57,6 +68,12 @@ def _arrays(text: str) -> Arrays:
         raise typer.BadParameter(f"{text} is no .npz of arrays; write it with numpy.savez") from None
 
 
+def _help(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        _output.page(context)
+        raise typer.Exit
+
+
 #: Of every command, before its name or after: see :class:`sift_cli.app.SiftGroup`. They reach the sink and no command.
 Json = Annotated[bool, typer.Option("--json", expose_value=False, help="Print one JSON document.")]
 Quiet = Annotated[
@@ -64,6 +81,10 @@ Quiet = Annotated[
     typer.Option(
         "--quiet", "-q", callback=_output.be_quiet, expose_value=False, help="Say nothing about the work, only errors."
     ),
+]
+Help = Annotated[
+    bool,
+    typer.Option("--help", callback=_help, is_eager=True, expose_value=False, help="Show this message and exit."),
 ]
 Source = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or an architecture: torchvision:resnet18.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
@@ -78,6 +99,9 @@ AllowPickle = Annotated[
 InputShape = Annotated[
     Shape | None,
     typer.Option("--input", parser=_shape, metavar="SHAPE", help="Shape of the input: 1x3x224x224, or 1x128 tokens."),
+]
+Dim = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=SIZE", help="Size of a symbolic dimension of an ONNX model.")
 ]
 InputArrays = Annotated[
     Arrays | None,

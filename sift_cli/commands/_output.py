@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sift_cli.errors import SiftError, VerificationFailed
+from sift_cli.core.text import printable
+from sift_cli.errors import OutputUnwritable, SiftError, VerificationFailed
 
 if TYPE_CHECKING:
+    import typer
     from rich.console import Console
 
     from sift_cli.api import Written
@@ -48,13 +50,13 @@ def data(document: dict[str, Any]) -> None:
 
 def text(line: str = "") -> None:
     """A line of data for people."""
-    print_out(_printable(line))
+    print_out(printable(line))
 
 
 def note(line: str) -> None:
     """A line about the work, on stderr; nothing under ``--json`` and ``--quiet``."""
     if not (_json or _quiet):
-        _write(_printable(line), sys.stderr)
+        _write(printable(line), sys.stderr)
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def working(what: str) -> Iterator[None]:
     if console is None:
         yield
         return
-    with console.status(_printable(what)):
+    with console.status(printable(what)):
         yield
 
 
@@ -82,14 +84,39 @@ def print_out(document: str) -> None:
     _write(document, sys.stdout)
 
 
+def page(context: typer.Context) -> None:
+    """The help of a command."""
+    from typer import rich_utils
+
+    if os.environ.get("NO_COLOR"):
+        rich_utils.COLOR_SYSTEM = None  # it would leave out colours and print bold
+    with _writing(sys.stdout):
+        context.get_help()
+
+
 def _write(line: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
-    try:
+    with _writing(stream):
         # Now and not when the interpreter ends, which could do nothing but print a traceback.
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except BrokenPipeError:
+
+
+@contextmanager
+def _writing(stream: TextIO) -> Iterator[None]:
+    """Write to stdout or stderr; what cannot be written any more goes nowhere.
+
+    Raises:
+        SystemExit: Nobody reads: 141, also where rich would end with 1.
+        OutputUnwritable: stdout cannot be written. Of stderr there is nowhere to say it.
+    """
+    try:
+        yield
+    except (OSError, SystemExit) as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        raise SystemExit(_READER_LEFT) from None
+        if isinstance(error, BrokenPipeError | SystemExit):
+            raise SystemExit(_READER_LEFT) from None
+        if stream is sys.stdout:
+            raise OutputUnwritable("the standard output", error.strerror or str(error)) from None
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> None:
@@ -110,7 +137,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for row in rows:
         sheet.add_row(*(_cell(value) for value in row))
     console = _console(sys.stdout)
-    with console.capture() as printed:
+    with _writing(sys.stdout), console.capture() as printed:
         console.print(sheet, markup=False)
     print_out(printed.get().removesuffix("\n"))
 
@@ -151,9 +178,9 @@ def written(command: str, result: Written, **more: Any) -> None:
 
 def error(problem: SiftError) -> None:
     """The sentence and the hint on stderr; under ``--json`` the facts on stdout too."""
-    _write(f"error: {_printable(problem.message)}", sys.stderr)
+    _write(f"error: {printable(problem.message)}", sys.stderr)
     if problem.hint:
-        _write(f"hint: {_printable(problem.hint)}", sys.stderr)
+        _write(f"hint: {printable(problem.hint)}", sys.stderr)
     if _json:
         data(
             {
@@ -192,12 +219,7 @@ def _console(stream: TextIO) -> Console:
 
 
 def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else _printable(str(value))
-
-
-def _printable(line: str) -> str:
-    """``line`` with control characters written out: names come from files, and a terminal obeys what it is sent."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
 def _short(value: object) -> str:

@@ -27,7 +27,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import AllowPickle, Arch, InputShape
+from sift_cli.commands._options import AllowPickle, Arch, Dim, InputShape, sizes
 from sift_cli.errors import OutputUnwritable
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def command(
     ] = None,
     arch: Arch = None,
     input_shape: InputShape = None,
+    dim: Dim = None,
     output_format: Annotated[Format, typer.Option("--format", help="How it is printed.")] = Format.text,
     allow_pickle: AllowPickle = False,
 ) -> None:
@@ -79,6 +80,7 @@ def command(
         "max-size": max_size, "max-flops": max_flops, "max-macs": max_macs, "max-params": max_params,
         "min-sparsity": min_sparsity, "iso-flop-of": iso_flop_of, "same-output-as": same_output_as,
         "tolerance": tolerance, "arch": arch, "input": input_shape,
+        "dims": sizes(dim) or None,
     }  # fmt: skip
     with _output.working("checking"):
         report = api.check(
@@ -96,12 +98,13 @@ def command(
 
 
 def _print(report: CheckReport) -> None:
-    _output.table(
-        "",
-        ["file", "budget", "measured", "allowed", "verdict"],
-        ([str(file.path), row.budget, *row.numbers(), row.verdict] for file, row in report.rows()),
-        left=2,
-    )
+    from sift_cli.budgets.budget import FIGURES
+
+    if rows := [[str(file.path), row.budget, *row.numbers(), row.verdict] for file, row in report.rows()]:
+        _output.table("", ["file", "budget", "measured", "allowed", "verdict"], rows, left=2)
+    if report.updated:
+        figures = ([str(file.path), *(file.figures.get(name, "–") for name in FIGURES)] for file in report.files)
+        _output.table("saved", ["file", *FIGURES], figures)
     for file, row in report.rows():
         if row.verdict != "held" and row.why:
             _output.text(f"{file.path}: {row.budget}: {row.why}")

@@ -21,7 +21,7 @@ import typer
 
 from sift_cli import api
 from sift_cli.commands import _output
-from sift_cli.commands._options import AllowPickle, Arch, InputShape
+from sift_cli.commands._options import AllowPickle, Arch, Dim, InputShape, sizes
 
 if TYPE_CHECKING:
     from sift_cli.analysis.difference import Difference, Side, TensorDifference
@@ -37,12 +37,13 @@ def command(
     ] = None,
     arch: Arch = None,
     input_shape: InputShape = None,
+    dim: Dim = None,
     allow_pickle: AllowPickle = False,
 ) -> None:
     with _output.working(f"comparing {before} and {after}"):
         found = api.diff(
-            before, after, count=flops, arch=arch, input_shape=input_shape, allow_pickle=allow_pickle
-        )  # fmt: skip
+            before, after, count=flops, arch=arch, input_shape=input_shape, dims=sizes(dim), allow_pickle=allow_pickle
+        )
     _output.data(found.to_json()) if _output.wants_json() else _print(found)
     if exit_code and not found.equal:
         raise typer.Exit(1)

@@ -24,7 +24,7 @@ import typer
 from sift_cli import api
 from sift_cli.commands import _output
 from sift_cli.commands._ask import choosing
-from sift_cli.commands._options import AllowPickle, Arch, InputArrays, InputShape, Source
+from sift_cli.commands._options import AllowPickle, Arch, Dim, InputArrays, InputShape, Source, sizes
 
 if TYPE_CHECKING:
     from sift_cli.core.counts import FlopReport
@@ -68,9 +68,7 @@ def command(
     ] = False,
     interval: Annotated[int, typer.Option(min=1, help="Steps between two updates of the masks in training.")] = 100,
     window: Annotated[float, typer.Option(min=0, max=1, help="Share of a training in which masks are updated.")] = 0.75,
-    dim: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=SIZE", help="Size of a symbolic dimension of an ONNX model.")
-    ] = None,
+    dim: Dim = None,
     arch: Arch = None,
     input_shape: InputShape = None,
     input_npz: InputArrays = None,
@@ -82,7 +80,7 @@ def command(
         raise typer.BadParameter(f"--count {count} does not go with --training", param_hint="--training")
     counting = {
         "counter": counter.value, "arch": arch, "allow_pickle": allow_pickle, "input_shape": input_shape,
-        "input_arrays": input_npz, "dims": _dims(dim or []),
+        "input_arrays": input_npz, "dims": sizes(dim),
     }  # fmt: skip
     if training:
         costs = choosing(
@@ -145,13 +143,3 @@ def _print_training(report: TrainingReport) -> None:
         f"a step on one sample, forward and backward, 2 FLOPs a MAC; the dense model {report.baseline:,}; masks move "
         f"in {float(report.window):.0%} of the steps, every {report.interval} steps"
     )
-
-
-def _dims(texts: list[str]) -> dict[str, int]:
-    dims = {}
-    for text in texts:
-        name, _, size = text.partition("=")
-        if not name or not size.isdecimal() or int(size) < 1:
-            raise typer.BadParameter(f"{text!r} is not NAME=SIZE", param_hint="--dim")
-        dims[name] = int(size)
-    return dims

@@ -8,6 +8,7 @@ initializer is an input of its shape. The skeleton is thrown away; its shapes ar
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -155,7 +156,8 @@ def _binding(graph: onnx.GraphProto, dims: Mapping[str, int]) -> dict[str, int]:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if axis and not _is_fixed(dim) and dim.dim_param not in bound:
                 name = dim.dim_param
-                hint = f"give it a size: dims={{{name!r}: 128}}" if name else "give the dimension a name in the model"
+                size = f"--dim {shlex.quote(f'{name}=128')}"
+                hint = f"give it a size: {size}" if name else "give the dimension a name in the model"
                 where = f"axis {axis} of input {value.name!r}"
                 raise ModelError(f"dimension {name or '?'} ({where}) has no size", hint=hint, dim=name)
     return bound

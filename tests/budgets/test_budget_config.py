@@ -113,6 +113,10 @@ def test_globs() -> None:
     assert [str(path) for path in select(["a/[x].onnx"], config.Config(), {})] == ["a/[x].onnx"]
     assert [str(path) for path in select(["./a/x.onnx", "a/x.onnx"], config.Config(), {})] == ["a/x.onnx"]
     assert len(select([f"{Path.cwd()}/a/?.onnx"], config.Config(), {})) == 2
+    assert [str(path) for path in select([Path("a/x.onnx")], config.Config(), {})] == ["a/x.onnx"]
+    Path("link.onnx").symlink_to("a/x.onnx")  # one file, by the name that it is given first
+    assert [str(path) for path in select(["a/x.onnx", "link.onnx"], config.Config(), {})] == ["a/x.onnx"]
+    assert [str(path) for path in select(["link.onnx", "a/x.onnx"], config.Config(), {})] == ["link.onnx"]
     with pytest.raises(ConfigError, match=r"nothing matches 'b/\*\.onnx'"):
         select(["b/*.onnx"], config.Config(), {})
 
@@ -134,7 +138,13 @@ def test_a_glob_that_matches_nothing() -> None:
         ("[[chek]]\npaths = ['x']", "nothing is called 'chek'", "did you mean 'check'?"),
         ("[[check]]\npaths = ['x']\nmax-sise = 1", "check 1: nothing is called 'max-sise'", "did you mean 'max-size'?"),
         ("[[check]]\npaths = ['x']\nmax_size = 1", "nothing is called 'max_size'", "did you mean 'max-size'?"),
-        ("[[check]]\npaths = ['x']\nqqq = 1", "nothing is called 'qqq'", "there are: max-size, "),
+        ("[[check]]\npaths = ['x']\nqqq = 1", "nothing is called 'qqq'", "there are: paths, allow-empty, max-size, "),
+        ("[[check]]\npath = 'x'\nmax-size = 1", "check 1: nothing is called 'path'", "did you mean 'paths'?"),
+        (
+            "[[check]]\npaths = ['x']\nallow_empty = true",
+            "nothing is called 'allow_empty'",
+            "did you mean 'allow-empty'?",
+        ),
         ("[[check]]\nmax-size = 1", "check 1: it has no paths", 'paths = ["exports/*.onnx"]'),
         ("[[check]]\npaths = []", "it has no paths", None),
         ("[[check]]\npaths = [1]", "paths: 1 is no text", None),
@@ -169,6 +179,11 @@ def test_no_configuration(text: str, says: str, hint: str | None) -> None:
     assert "\n" not in raised.value.message
     assert raised.value.exit_code == 2
     assert hint is None or hint in str(raised.value.hint)
+
+
+def test_an_option_that_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"^options: nothing is called 'max_size'$"):
+        budget.read({"max_size": 1}, Path(), "")
 
 
 def test_files_that_are_none() -> None:

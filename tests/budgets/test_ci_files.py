@@ -79,7 +79,7 @@ def test_the_script(action: dict[str, Any], tmp_path: Path, code: int, verdict: 
     stand_in.chmod(stand_in.stat().st_mode | stat.S_IEXEC)
     environment = {
         "PATH": f"{stand_in.parent}:{os.environ['PATH']}", "GITHUB_OUTPUT": str(tmp_path / "output"),
-        "PATHS": "exports/*.onnx\n\n$(touch hacked) b.pt", "OPTIONS": "--max-size=20 MB\n--min-sparsity=.9\n",
+        "PATHS": "exports/*.onnx\n\n$(touch hacked) b.pt", "OPTIONS": "--max-size=20 MB\n  --min-sparsity=.9 \n",
         "FORMAT": "junit", "OUTPUT": "report.xml",
     }  # fmt: skip
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]

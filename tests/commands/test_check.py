@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +217,25 @@ def test_same_output(sift: Sift) -> None:
     done = sift("check", "other.onnx", "--same-output-as", "net.onnx")
     assert done.exit_code == 3
     assert "have inputs of other names: image and x" in done.stdout
+    save_file(weights(), "w.safetensors")
+    for arguments in (
+        ("net.onnx", "--same-output-as", "w.safetensors"),
+        ("w.safetensors", "--same-output-as", "net.onnx"),
+    ):
+        done = sift("check", *arguments, "--json")
+        assert done.exit_code == 3
+        said = "w.safetensors is no ONNX file (sift export w.safetensors --format onnx -o w.onnx)"
+        assert rows(done)[arguments[0], "same-output-as"]["why"] == said
+
+
+def test_sizes_of_symbolic_dimensions(sift: Sift) -> None:
+    open_size = NET.replace("N,3,8,8", "N,3,h,8")
+    onnx.save(graph(open_size, weights()), "open.onnx")
+    done = sift("check", "open.onnx", "--max-macs", "1G", "--json")
+    assert done.exit_code == 3
+    assert rows(done)["open.onnx", "max-macs"]["why"].endswith("has no size (give it a size: --dim h=128)")
+    done = sift("check", "open.onnx", "--max-macs", "1G", "--dim", "h=16", "--json")
+    assert rows(done)["open.onnx", "max-macs"]["measured"] == 2 * 64 * 10 + 12  # as NET, at twice the positions
 
 
 def test_budgets_in_a_configuration(sift: Sift) -> None:
@@ -245,6 +266,9 @@ def test_usage_errors(sift: Sift) -> None:
         ((), "there is nothing to check"),
         (("net.onnx",), "there is no budget for net.onnx"),
         (("*.pt", "--max-size", "1"), "nothing matches '*.pt'"),
+        ((" ", "--max-size", "1"), "PATH: ' ' is no text that can stand there"),
+        (("net.onnx", "--max-size", "1", "--tolerance", "2%"), "there is no baseline that a tolerance is for"),
+        (("net.onnx", "--max-macs", "1", "--dim", "n=0"), "'n=0' is not NAME=SIZE"),
         (("net.onnx", "--max-size", "20M"), "--max-size: '20M' has no unit of bytes"),
         (("net.onnx", "--max-flops", "1 GMACs"), "--max-flops: '1 GMACs' does not belong here"),
         (("net.onnx", "--baseline", "no.json"), "cannot read the baseline no.json: No such file"),
@@ -301,6 +325,40 @@ def test_baseline(sift: Sift, net: Path) -> None:
     assert (verdicts["baseline macs"], verdicts["baseline nonzero"]) == ("held", "broken")
 
 
+def test_what_is_saved_is_shown(sift: Sift, net: Path) -> None:
+    save_file(weights(), "unknown.safetensors")
+    done = sift("check", "net.onnx", "unknown.safetensors", "--baseline", "base.json", "--update-baseline")
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    size = net.stat().st_size
+    assert ["file", "size", "macs", "params", "nonzero"] in lines
+    assert ["net.onnx", str(size), str(SPARSE), str(WEIGHTS), str(KEPT)] in lines
+    size = Path("unknown.safetensors").stat().st_size
+    assert ["unknown.safetensors", str(size), "–", str(WEIGHTS), str(KEPT)] in lines
+    assert "measured" not in done.stdout  # nothing was compared
+
+
+def test_a_baseline_alone_in_pyproject(sift: Sift) -> None:
+    """It is the configuration, also of a folder below it."""
+    Path("pyproject.toml").write_text('[tool.sift]\nbaseline = "base.json"')
+    assert sift("check", "net.onnx", "--update-baseline").exit_code == 0
+    Path("sub").mkdir()
+    with contextlib.chdir("sub"):
+        done = sift("check", "../net.onnx", "--json")
+    assert done.exit_code == 0, done.output
+    assert len(rows(done)) == 4
+
+
+def test_a_name_that_is_no_utf_8_in_a_baseline(sift: Sift, net: Path) -> None:
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9.onnx")
+    net.rename(name)
+    base = ("--baseline", "base.json")
+    assert sift("check", name, *base, "--update-baseline").exit_code == 0
+    assert list(json.loads(Path("base.json").read_bytes())["files"]) == [name]
+    assert "caf\\udce9 é.onnx" in Path("base.json").read_text()
+    assert sift("check", name, *base).exit_code == 0
+
+
 def test_files_that_a_baseline_does_not_have_or_only_it_has(sift: Sift, net: Path) -> None:
     Path("b.onnx").write_bytes(net.read_bytes())
     base = ("--baseline", "base.json")
@@ -342,6 +400,7 @@ def test_a_baseline_is_not_written_over_a_file_that_cannot_be_read(sift: Sift) -
     + [
         f'{{"schema": "sift.baseline/1", "files": {files}}}'
         for files in ('[]', '{"a": 1}', '{"a": {"sise": 1}}', '{"a": {"size": 1.5}}', '{"a": {"size": -1}}',
+                      '{"a": {}}', '{"a": {"size": 1}, "a": {"size": 2}}', '{"a": {"size": 1, "size": 2}}',
                       '{"a": {"size": true}}', '{"a": {"size": 99999999999999999999}}', '{"a\\u0000": {}}')
     ],
 )  # fmt: skip
@@ -350,6 +409,15 @@ def test_no_baseline(sift: Sift, text: str) -> None:
     done = sift("check", "net.onnx", "--baseline", "base.json")
     assert done.exit_code == 2, done.output
     assert done.stderr.startswith("error: base.json is no baseline: ")
+
+
+def test_a_baseline_of_another_version(sift: Sift) -> None:
+    Path("base.json").write_text('{"schema": "sift.baseline/2", "files": {}}')
+    done = sift("check", "net.onnx", "--baseline", "base.json")
+    assert done.stderr == (
+        "error: base.json is no baseline: it is 'sift.baseline/2' and no sift.baseline/1\n"
+        "hint: mend it, or delete it and write it anew with --update-baseline\n"
+    )
 
 
 def test_github(sift: Sift, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -374,6 +442,7 @@ def test_github(sift: Sift, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert heading == "### sift check: 2 of 4 budgets held in 2 files, 2 broken"
     assert len(lines) == 1 + 2 + 4  # whatever a file is called, it is one row of five cells
     assert all(line.count("|") == 6 for line in lines[1:])
+    assert sum("| 50%, a:b&#124;c&#92;n::error::x.onnx |" in line for line in lines) == 2
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "no" / "summary.md"))
     assert sift("check", "../net.onnx", "--max-macs", "1", "--format", "github").exit_code == 9
 

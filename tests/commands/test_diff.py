@@ -107,6 +107,9 @@ def test_two_formats(sift: Sift) -> None:
     assert data["after"]["flops"] == {"dense": 24, "sparse": 22}
     data = document(sift("diff", "a.onnx", "a.onnx", "--json", "--no-flops"))
     assert (data["after"]["macs"], data["after"]["uncounted"]) == (None, "it was not asked for")
+    onnx.save(graph("(float[1,n,3] x) => (float[1,n,4] y) { y = MatMul(x, w) }", tensors), "open.onnx")
+    data = document(sift("diff", "open.onnx", "open.onnx", "--dim", "n=7", "--json"))
+    assert data["after"]["macs"] == {"dense": 7 * 12, "sparse": 7 * 11}
 
 
 def test_stored_masks(sift: Sift) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -123,6 +124,7 @@ def test_no_color(at: Callable[..., Said], variables: dict[str, str]) -> None:
     assert b"\x1b" not in said.out
     assert not STYLE.search(said.err)
     assert b"checking" in said.err  # it may move
+    assert b"\x1b" not in at("oe", "check", "--help", **variables).out
 
 
 def test_an_empty_no_color_says_nothing(at: Callable[..., Said]) -> None:
@@ -141,7 +143,7 @@ def test_a_dumb_terminal(at: Callable[..., Said]) -> None:
         assert b"\x1b" not in said.out
         assert said.err == b""
     assert b"writing" in at("oe", "convert", "w.safetensors", "bar.safetensors").err
-    assert at("oe", "convert", "w.safetensors", "none.safetensors", TERM="dumb").err == b""
+    assert at("oe", "convert", "w.safetensors", "none.safetensors", "--to", "dense", TERM="dumb").err == b""
 
 
 @pytest.mark.parametrize("arguments", [("-q", *CHECK), (*CHECK, "-q"), ("--quiet", *CHECK), (*CHECK, "--quiet")])
@@ -183,7 +185,9 @@ def test_every_command_has_both(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [CHECK, (*CHECK, "--json"), ("inspect", "nowhere.pt", "--json")], ids=["table", "json", "error"]
+    "arguments",
+    [CHECK, (*CHECK, "--json"), ("inspect", "nowhere.pt", "--json"), ("--help",), ("check", "--help"), ("--version",)],
+    ids=["table", "json", "error", "help", "help of a command", "version"],
 )
 def test_nobody_reads(folder: Path, arguments: tuple[str, ...]) -> None:
     """As under ``sift … | head -0``."""
@@ -206,6 +210,35 @@ def test_nobody_reads_errors(folder: Path) -> None:
     assert (done.returncode, done.stdout) == (141, b"")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(CHECK, 9), ((*CHECK, "--json"), 9), (("check", "--help"), 9), (("inspect", "nowhere.pt", "--json"), 3)],
+    ids=["table", "json", "help", "error"],
+)
+def test_what_is_printed_does_not_fit(folder: Path, arguments: tuple[str, ...], code: int) -> None:
+    """As on a full disk: the files that the process writes may have no bytes."""
+
+    def no_bytes() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    command = [sys.executable, "-m", "sift_cli.app", *arguments]
+    with open(folder / "out.txt", "wb") as out:
+        done = subprocess.run(
+            command, cwd=folder, env=environment(), stdout=out, stderr=subprocess.PIPE, preexec_fn=no_bytes, timeout=120
+        )
+    said = {3: "cannot read nowhere.pt: there is no such file", 9: "cannot write the standard output: File too large"}
+    assert (done.returncode, done.stderr.decode()) == (code, f"error: {said[code]}\n")
+
+
+@pytest.mark.parametrize("arguments", [CHECK, ("--help",), ("inspect", "nowhere.pt", "--json")])
+def test_closed_streams(folder: Path, arguments: tuple[str, ...]) -> None:
+    """As under ``sift … >&- 2>&-``: it says nothing, and ends as it would."""
+    command = [sys.executable, "-m", "sift_cli.app", *arguments]
+    wanted = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, timeout=120).returncode
+    closed = ["bash", "-c", 'exec "$@" >&- 2>&-', "bash", *command]
+    assert subprocess.run(closed, cwd=folder, env=environment(), timeout=120).returncode == wanted
+
+
 def test_an_encoding_without_the_letters(at: Callable[..., Said]) -> None:
     said = at("", "inspect", "w.safetensors", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert said.code == 0, said.err
@@ -223,6 +256,8 @@ def test_an_encoding_without_the_letters(at: Callable[..., Said]) -> None:
         (("frobnicate",), "No such command 'frobnicate'", "sift --help"),
         (("-q",), "Missing command", "sift --help"),
         (("run",), "Missing argument 'MODEL.onnx'", "sift run --help"),
+        (("inspect", ""), "an argument is empty, as of a variable that is not set", "sift inspect --help"),
+        (("diff", "a.pt", "--arch", ""), "an argument is empty, as of a variable that is not set", "sift diff --help"),
         (("inspect", "x", "--allow-pickles"), "No such option: --allow-pickles", "did you mean --allow-pickle?"),
         (("transform", "x"), "Invalid value for --sparsity: give either --sparsity or --plan", "sift transform --help"),
     ],
