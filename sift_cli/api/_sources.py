@@ -64,7 +64,7 @@ def is_onnx(source: str | Path) -> bool:
 def to_run(model: str | Path, command: str) -> Path:
     """The file ``model``, of which ``command`` wants that it is ONNX."""
     path = Path(model)
-    if not (is_onnx(path) if path.exists() else path.suffix == ".onnx"):
+    if not is_onnx(path) and (path.exists() or ":" in str(model)):  # an architecture
         raise ModelError(
             f"{model} is no ONNX file, and onnxruntime runs no other",
             hint=f"sift export {model} --format onnx -o model.onnx && sift {command} model.onnx",

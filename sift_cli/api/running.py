@@ -186,7 +186,7 @@ def _peer(
             raise Unreadable(
                 file, "no such file", hint="--vs takes dense, deepsparse, or a file: [deepsparse:]FILE.onnx"
             )
-        opened = session(file, threads=threads)
+        opened = session(to_run(file, "bench"), threads=threads)
         feed = same_inputs(feed, opened, seed)
         if samples(feed) != first.samples:
             raise ModelError(f"{file} takes a batch of {samples(feed)}, and {model} one of {first.samples}")
