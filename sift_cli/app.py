@@ -76,8 +76,7 @@ class SiftGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, typer.Abort) as stop:  # of which Typer would say nothing; Abort is at a question
-            left = getattr(stop, "__notes__", (None,))[-1]
-            raise Interrupted(signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT, left) from None
+            raise _interrupted(stop) from None
 
 
 class _Terminated(KeyboardInterrupt):
@@ -85,7 +84,13 @@ class _Terminated(KeyboardInterrupt):
 
 
 def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the cleaning up
     raise _Terminated
+
+
+def _interrupted(stop: BaseException) -> Interrupted:
+    left = getattr(stop, "__notes__", (None,))[-1]
+    return Interrupted(signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT, left)
 
 
 def _refuse(error: SiftError) -> int:
@@ -132,7 +137,10 @@ def main() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     signal.signal(signal.SIGTERM, _terminate)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    app(prog_name="sift")
+    try:
+        app(prog_name="sift")
+    except KeyboardInterrupt as stop:  # while Typer sets up
+        sys.exit(_refuse(_interrupted(stop)))
 
 
 if __name__ == "__main__":

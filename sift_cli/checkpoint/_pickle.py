@@ -10,7 +10,7 @@ memory corruption, CVE-2026-24747.) It takes the time of torch.load: 2.3 s eithe
 from __future__ import annotations
 
 import pickletools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
 
@@ -29,13 +29,13 @@ class Call:
         name: The callee ("collections.OrderedDict").
         args: Its positional arguments.
         state: Argument of BUILD: the instance's attributes, as a rule a dict.
-        items: Items set on the result.
+        items: Items set on the result, or None where none were.
     """
 
     name: str
     args: tuple[Any, ...]
     state: Any = None
-    items: dict[Any, Any] = field(default_factory=dict)
+    items: dict[Any, Any] | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -93,6 +93,8 @@ class _Machine:
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        #: Lists that are in a tuple, by their id: a call may have been given them, and saw them as they were then.
+        self.complete: dict[int, list[Any]] = {}
         self.globals: set[str] = set()
         self.persistent: list[Persistent] = []
 
@@ -111,11 +113,10 @@ class _Machine:
                 self.marked.append(stack)
                 self.stack = []
             case "TUPLE":
-                items = tuple(self.pop_mark())
-                self.stack.append(items)
+                self.push_tuple(self.pop_mark())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 taken = [stack.pop() for _ in range(int(opcode[-1]))]
-                stack.append(tuple(reversed(taken)))
+                self.push_tuple(taken[::-1])
             case "REDUCE" | "NEWOBJ":
                 args, callee = stack.pop(), stack.pop()
                 self.call(callee, args)
@@ -192,20 +193,28 @@ class _Machine:
         items, self.stack = self.stack, self.marked.pop()
         return items
 
+    def push_tuple(self, items: list[Any]) -> None:
+        self.complete.update((id(item), item) for item in items if isinstance(item, list))
+        self.stack.append(tuple(items))
+
     def push_global(self, name: str) -> None:
         self.globals.add(name)
         self.stack.append(Global(name))
 
     def extend(self, items: list[Any]) -> None:
-        if isinstance(self.stack[-1], list):
-            self.stack[-1].extend(items)
-        elif not isinstance(self.stack[-1], Call):
+        target = self.stack[-1]
+        if id(target) in self.complete:
+            raise ValueError("a list grows after it was an argument")
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, Call):
             raise ValueError("items are appended to what is no list")
 
     def set_items(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
         if isinstance(target, Call):
-            target = target.items
+            call, target = target, target.items or {}
+            call.items = target
         if not isinstance(target, dict) or len(pairs) % 2:
             raise ValueError("items are set on what is no mapping")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):

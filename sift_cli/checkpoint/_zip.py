@@ -49,7 +49,10 @@ class Archive:
         self._file = file
         window = Window(file, most=_MAX_DIRECTORY + file.size // 8)
         try:
+            entries = _entries(file)
             self._zip = zipfile.ZipFile(window)
+            if len(self._zip.infolist()) != entries:
+                raise ValueError(f"it has {len(self._zip.infolist())} records and claims {entries}")
         except _ERRORS as error:
             if cut_off(file):
                 why = f"it is cut off at byte {file.size}, before the directory that a zip file ends with"
@@ -59,6 +62,8 @@ class Archive:
         self._inflated = 0
         self._records: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
+            if info.filename != info.orig_filename:
+                raise Malformed(file.path, f"record {info.orig_filename!r}", "its name has a zero in it")
             if info.filename in self._records:
                 raise Malformed(file.path, f"record {info.filename!r}", "it is there twice")
             if info.flag_bits & 1:
@@ -70,6 +75,10 @@ class Archive:
         return tuple(self._records)
 
     def read(self, name: str) -> bytes:
+        """:meth:`stored` as bytes."""
+        return self.stored(name).tobytes()
+
+    def stored(self, name: str) -> np.ndarray:
         """A record whole, which must be stored uncompressed.
 
         Its checksum is verified unless it is 0: PyTorch may be told to write none.
@@ -79,7 +88,7 @@ class Archive:
             CheckpointError: It is compressed.
         """
         start, size = self.place(name)
-        data = self._file.read(start, size, f"record {name!r}").tobytes()
+        data = self._file.read(start, size, f"record {name!r}")
         if self._records[name].CRC not in (0, zlib.crc32(data)):
             raise Malformed(self._file.path, f"record {name!r}", "its checksum is another")
         return data
@@ -163,10 +172,40 @@ class Archive:
 
 
 def cut_off(file: ByteFile) -> bool:
-    """Whether a zip file lacks what ends its directory: 22 bytes, and a comment of 64 KiB at most."""
+    """Whether a zip file lacks what ends its directory."""
+    return _end(file) is None
+
+
+def _end(file: ByteFile) -> int | None:
+    """Where the 22 bytes are that end the directory of a zip file; only a comment of 64 KiB at most may follow."""
     tail = min(file.size, 22 + 2**16)
-    at = file.read(file.size - tail, tail, "its end").tobytes().rfind(b"PK\x05\x06")
-    return at < 0 or tail - at < 22
+    at = file.read(file.size - tail, tail, "its end").tobytes().rfind(b"PK\x05\x06", 0, max(0, tail - 18))
+    return None if at < 0 else file.size - tail + at
+
+
+def _entries(file: ByteFile) -> int:
+    """How many records a zip file says it has.
+
+    The standard library takes the directory that is right before its end, PyTorch that to which the end points. They
+    have to be the same, or one file is two archives.
+
+    Raises:
+        ValueError: They are not, or there is none.
+    """
+    end = _end(file)
+    if end is None:
+        raise ValueError("it has no directory")
+    entries, size, start = struct.unpack("<10xHII2x", file.read(end, 22, "its end").tobytes())
+    if end >= 20:
+        magic, large = struct.unpack("<4s4xQ4x", file.read(end - 20, 20, "its end").tobytes())
+        if magic == b"PK\x06\x07":
+            end -= 76
+            if large != end:
+                raise ValueError("its end points to another end")
+            entries, size, start = struct.unpack("<32xQQQ", file.read(end, 56, "its end").tobytes())
+    if start + size != end:
+        raise ValueError(f"it is at byte {start} to {start + size}, and its end at byte {end}")
+    return int(entries)
 
 
 #: The last head and path asked about, and the answer.
@@ -209,8 +248,11 @@ def root(path: Path, names: tuple[str, ...], record: str) -> str:
     """The top folder, with its slash, of the one record ``*/record``.
 
     Raises:
-        Malformed: There is none, or more than one.
+        Malformed: There is none, or more than one; or two records differ in upper and lower case alone, which PyTorch
+            does not tell apart.
     """
+    if len({name.lower() for name in names}) < len(names):
+        raise Malformed(path, "its zip directory", "two of its names differ in upper and lower case alone")
     found = [name for name in names if name.partition("/")[2] == record]
     if len(found) != 1:
         raise Malformed(path, "its zip directory", f"{len(found)} records are called {record}")

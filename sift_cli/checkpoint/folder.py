@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def open_folder(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
 
     Raises:
         CheckpointError: See :func:`~sift_cli.checkpoint.open_checkpoint`; also a shard that is missing, that lies
-            outside of the folder, or that lacks a tensor the index has it for.
+            outside of the folder, or that lacks a tensor the index has it for; or a tensor that is in two shards.
     """
     from sift_cli.checkpoint import open_file
 
@@ -119,8 +119,10 @@ def open_folder(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
                 if name not in opened[path].tensors:
                     raise Malformed(path, f"tensor {name!r}", f"it is not there, and {files[0].name} says it is")
                 homes[name] = opened[path]
-        else:
-            homes = dict.fromkeys(opened[files[0]].tensors, opened[files[0]])
+        for path, one in opened.items():  # what the index does not list is part of the model, too, to transformers
+            for name in one.tensors:
+                if homes.setdefault(name, one) is not one:
+                    raise Malformed(path, f"tensor {name!r}", f"another is in {homes[name].path.name}")
         masks: tuple[MaskSet, Mapping[str, str]] = MaskSet(), {}
         if (folder / MASKS).is_file():
             check_inside(folder / MASKS)
@@ -168,6 +170,10 @@ class FolderCheckpoint(Checkpoint):
 
     def file_of(self, name: str) -> Path:
         return self._homes[name].path
+
+    def files(self) -> Sequence[Path]:
+        masks = self.path / MASKS
+        return [*weight_files(self.path), *([masks] if masks.is_file() else [])]
 
     def close(self) -> None:
         for one in self._opened:

@@ -24,6 +24,8 @@ from sift_cli.errors import CheckpointError, Malformed
 #: The safetensors library refuses longer headers too.
 MAX_HEADER = 100_000_000
 METADATA = "__metadata__"
+#: Of the types that numpy holds the one that the safetensors library refuses, and with it the whole file.
+_UNKNOWN = "C128"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def read(file: ByteFile) -> tuple[dict[str, Entry], dict[str, str]]:
 
     Raises:
         Malformed: The header is not what the format says, or the tensors do not fill the file exactly, without overlap.
-        CheckpointError: A dtype that numpy cannot hold (4-bit and 6-bit floats, …).
+        CheckpointError: A dtype that numpy cannot hold (4-bit and 6-bit floats, …), or that the format has not.
     """
     path = file.path
     length = int.from_bytes(file.read(0, 8, "the header's length").tobytes(), "little")
@@ -74,7 +76,7 @@ def _entry(path: Path, name: str, item: Any, start: int) -> Entry:
     dtype, offsets = item["dtype"], item["data_offsets"]
     if not isinstance(dtype, str):
         raise Malformed(path, at, "its dtype is not a string")
-    if dtype not in DTYPES:
+    if dtype not in DTYPES or dtype == _UNKNOWN:
         raise CheckpointError(f"{path}: {at} has the dtype {dtype[:20]}, which sift cannot hold")
     try:
         shape = checked_shape(item["shape"], DTYPES[dtype].itemsize)
@@ -108,10 +110,13 @@ def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping
     """:func:`write` for tensors of which only dtype and shape are known yet.
 
     Raises:
-        ValueError: A name is the metadata's, or no Unicode text.
+        ValueError: A name is the metadata's, or no Unicode text; or the format has no such dtype.
     """
     if METADATA in tensors:
         raise ValueError(f"safetensors keeps the name {METADATA} for itself")
+    for name, (dtype, _) in tensors.items():
+        if dtype == _UNKNOWN:
+            raise ValueError(f"{name} is {DTYPES[dtype]}, which safetensors cannot hold")
     order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name][0]].itemsize, name))
     items: dict[str, dict[str, Any]] = {}
     end = 0

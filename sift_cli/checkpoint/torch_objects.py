@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,10 @@ _BY_NAME = {
 }
 _UNTYPED = {"torch.storage.UntypedStorage": 1, "torch.UntypedStorage": 1, "torch.storage._UntypedStorage": 1}
 _STRIDED = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"}
+_WITH_STATE = "torch._utils._rebuild_parameter_with_state"
 _PARAMETER = {
     "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
+    _WITH_STATE,
     "torch.nn.parameter.Parameter",
 }
 _BY_TYPE = "torch._tensor._rebuild_from_type_v2"
@@ -70,6 +71,11 @@ _UNSUPPORTED = {
     "torch._utils._rebuild_device_tensor_from_numpy": "a tensor of another device",
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "a tensor of another device",
 }
+#: Makes an empty tensor, which is then given a storage; PyTorch 0.1 wrote them so. It is refused.
+_CONSTRUCTOR = re.compile(r"torch\.(cuda\.)?(sparse\.)?\w*Tensor")
+#: Attributes of a tensor that are its values.
+_VALUES = {"data", "real", "imag"}
+_NOT_WRITTEN = "its record is not one that PyTorch writes"
 _MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
 
 #: Globals that only describe data. What torch.load allows by default under weights_only, plus argparse.Namespace,
@@ -100,12 +106,14 @@ class StorageRef:
         dtype: Element type, or None for an untyped one, whose ``count`` is in bytes.
         count: Number of elements.
         start: First element of a view on another storage, in old files.
+        view: The name of that view there.
     """
 
     key: str
     dtype: np.dtype | None
     count: int
     start: int = 0
+    view: str | None = None
 
 
 def storage_ref(reference: Persistent) -> StorageRef:
@@ -121,22 +129,43 @@ def storage_ref(reference: Persistent) -> StorageRef:
                 raise ValueError(f"a storage of type {kind[:60]!r}")
             if count < 0:
                 raise ValueError(f"a storage of {count} elements")
-            start = 0
+            start, called = 0, None
             match view:
                 case [] | [None]:
                     pass
-                case [(_, int() as start, int() as size)]:
+                case [(str() as named, int() as start, int() as size)]:
+                    called = named
                     if start < 0 or size < 0 or start + size > count:
                         raise ValueError("a view lies outside its storage")
                 case _:
                     raise ValueError("a storage's view is not made of key, offset and size")
-            return StorageRef(str(key), dtype, count, start)
+            return StorageRef(str(key), dtype, count, start, called)
     raise ValueError("a reference to something other than a storage")
+
+
+def storages(references: Iterable[Persistent]) -> dict[str, StorageRef]:
+    """The storages that the persistent ids of a pickle mean, by their keys.
+
+    Raises:
+        ValueError: One means something else; or two have one name and are not alike: of these PyTorch takes the first.
+    """
+    found: dict[str, StorageRef] = {}
+    views: dict[str | None, StorageRef] = {}
+    for one in map(storage_ref, references):
+        first = found.setdefault(one.key, one)
+        alike = (first.dtype, first.count) == (one.dtype, one.count)
+        if not alike or (one.view and views.setdefault(one.view, one) != one):
+            raise ValueError(f"its storage {one.key[:40]!r} is there with two types or sizes")
+    if not views.keys().isdisjoint(found):
+        raise ValueError("a view has the name of a storage")
+    return found
 
 
 def is_tensor(value: Any) -> bool:
     return isinstance(value, Call) and (
-        value.name == _BY_TYPE or any(value.name in kind for kind in (_STRIDED, _SPARSE, _PARAMETER, _UNSUPPORTED))
+        value.name == _BY_TYPE
+        or any(value.name in kind for kind in (_STRIDED, _SPARSE, _PARAMETER, _UNSUPPORTED))
+        or _CONSTRUCTOR.fullmatch(value.name) is not None
     )
 
 
@@ -148,11 +177,15 @@ def as_mapping(value: Any) -> Mapping[Any, Any] | None:
         return None
     items: dict[Any, Any] = {}
     for pairs in value.args:
-        if isinstance(pairs, list):  # OrderedDict([[key, value], …]), as pickle protocol 0 to 2 of Python 2 wrote it
-            items.update(
-                (p[0], p[1]) for p in pairs if isinstance(p, list | tuple) and len(p) == 2 and type(p[0]) is str
-            )
-    return {**items, **value.items}
+        if isinstance(pairs, dict):  # as a Counter has it
+            items.update(pairs)
+        elif isinstance(pairs, list):  # OrderedDict([[key, value], …]), as pickle protocol 0 to 2 of Python 2 wrote it
+            if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+                raise ValueError("it has a mapping of what are no pairs")
+            items.update((key, item) for key, item in pairs if type(key) is str)
+        elif not (pairs is None or isinstance(pairs, Global)):  # what a defaultdict makes its values with
+            raise ValueError("it has a mapping that no pickler writes")
+    return {**items, **(value.items or {})}
 
 
 Place = Callable[[StorageRef], tuple[int, int]]
@@ -196,6 +229,7 @@ def tensor(path: Path, name: str, value: Call, place: Place) -> Stored:
     """
     at = f"tensor {name!r}"
     for _ in range(8):  # a parameter of a parameter of … is no file of PyTorch's
+        _check_values(path, at, value)
         match value:
             case Call(name=kind, args=(Call() as data, *_)) if kind in _PARAMETER:
                 value = data
@@ -215,6 +249,20 @@ def tensor(path: Path, name: str, value: Call, place: Place) -> Stored:
     return _sparse(path, name, value, place) if value.name in _SPARSE else _strided(path, name, value, place)
 
 
+def _check_values(path: Path, at: str, value: Call) -> None:
+    """Refuse a record that gives the tensor it makes other values afterwards, as an attribute or in place.
+
+    Raises:
+        Malformed: It does.
+    """
+    states = value.args[3:4] if value.name in (_BY_TYPE, _WITH_STATE) else ()
+    for attributes in states[0][:3] if states and isinstance(states[0], tuple) else states:
+        if not isinstance(attributes, dict | None) or any(name in (attributes or ()) for name in _VALUES):
+            raise Malformed(path, at, _NOT_WRITTEN)
+    if value.state is not None or value.items is not None:
+        raise Malformed(path, at, _NOT_WRITTEN)
+
+
 def _sparse(path: Path, name: str, value: Call, place: Place) -> Stored:
     at = f"tensor {name!r}"
     match value.args:
@@ -225,7 +273,7 @@ def _sparse(path: Path, name: str, value: Call, place: Place) -> Stored:
         ) if 2 <= len(parts) <= 3 and all(isinstance(part, Call) for part in parts):
             *indices, values = (_strided(path, name, part, place) for part in parts)
         case _:
-            raise Malformed(path, at, "its record is not one that PyTorch writes")
+            raise Malformed(path, at, _NOT_WRITTEN)
     try:
         if any(part.nbytes > part.span for part in (*indices, values)):
             raise ValueError("its indices or values repeat themselves")
@@ -238,17 +286,24 @@ def _strided(path: Path, name: str, value: Call, place: Place) -> Strided:
     at = f"tensor {name!r}"
     match value:
         case Call(
-            name=kind, args=(Persistent() as reference, int() as offset, tuple() as size, tuple() as stride, *rest)
-        ):
+            name=kind,
+            args=(Persistent() as reference, int() as offset, tuple() as size, tuple() as stride, *rest),
+            state=None,
+            items=None,
+        ) if kind in _STRIDED:
             pass
         case _:
-            raise Malformed(path, at, "its record is not one that PyTorch writes")
-    if kind not in _STRIDED:
-        raise Malformed(path, at, "its record is not one that PyTorch writes")
+            raise Malformed(path, at, _NOT_WRITTEN)
+    typed = kind.endswith("_v3")
+    if any(rest[2 + typed :]):
+        raise CheckpointError(
+            f"{path}: {at} is a conjugated or negated view, which sift does not read",
+            hint="save tensor.resolve_conj().resolve_neg()",
+        )
     try:
         storage = storage_ref(reference)
         dtype = storage.dtype
-        if kind.endswith("_v3"):
+        if typed:
             named = rest[2] if len(rest) > 2 else None
             dtype = _BY_NAME.get(named.name) if isinstance(named, Global) else None
         if dtype is None:

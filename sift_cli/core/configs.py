@@ -21,9 +21,13 @@ _DROPPED_KEYS = """
 _DROPPED = frozenset(_DROPPED_KEYS.split())
 #: Keys that make transformers do something else than build the model. Refused, unless they are empty.
 _REFUSED_KEYS = """
-    auto_map backbone_kwargs custom_pipelines distributed_config fusion_config kernel_config transformers_weights
+    auto_map backbone_kwargs custom_pipelines distributed_config fusion_config kernel_config model_args
+    transformers_weights
 """
 _REFUSED = frozenset(_REFUSED_KEYS.split())
+#: Keys of a model of timm's or transformers' own. Anything but a name would be looked for in folders and on the Hub.
+_MODEL_KEYS = frozenset({"architecture", "backbone"})
+_NAME = re.compile(r"[\w.-]*")
 #: Keys that say how weights are stored. Refused, unless compressed-tensors says there that they are sparse, no more.
 _STORAGE_KEYS = frozenset({"quantization_config", "compression_config"})
 _SPARSE_KEYS = frozenset({"quant_method", "sparsity_config", "version", "ignore", "global_compression_ratio", "format"})
@@ -31,8 +35,8 @@ _SPARSE_FORMATS = ("dense", "sparse-bitmask", "sparse-24-bitmask")
 #: Characters of a configuration: the longest, with 21,000 class names, have a tenth of it.
 _MAX_LENGTH = 2**24
 _MAX_DEPTH = 8
-_MAX_LAYERS = 4096
-_COUNTS_LAYERS = re.compile(r"layer|depth|block|stage")
+#: What a key may count, and how many of them. A loop over each runs before a model has a shape.
+_MOST = {re.compile(r"layer|depth|block|stage"): 4096, re.compile(r"num_(labels|classes)"): 2**20}
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,12 +59,14 @@ def check(config: Any) -> None:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ValueError("a configuration is an object with a model_type")
     for path, value in _walk(config, ()):
-        key = path[-1] if path else ""
+        key = next((part for part in reversed(path) if not part.isdecimal()), "")
         where = ".".join(path)
         if key in _STORAGE_KEYS and value:
             raise ValueError(f"its configuration has {where}: its weights are quantised, and sift reads plain ones")
         if key in _REFUSED and value:
             raise ValueError(f"its configuration has {where}, which asks for more than a model")
+        if key in _MODEL_KEYS and isinstance(value, str) and not _NAME.fullmatch(value):
+            raise ValueError(f"its configuration has {where} = {value[:60]!r}, which is no name of a model")
         if key in _DROPPED:
             raise ValueError(f"its configuration has {where}, which belongs to one machine")
         if key == "dtype" and not isinstance(value, int):
@@ -69,7 +75,7 @@ def check(config: Any) -> None:
             raise ValueError(f"its configuration has {where} = {value}, which is not JSON")
         if isinstance(value, int) and not -(2**31) <= value < 2**31:
             raise ValueError(f"its configuration has {where} = {value:.3e}, which is too large")
-        if isinstance(value, int) and value > _MAX_LAYERS and _COUNTS_LAYERS.search(key) and "id" not in key:
+        if isinstance(value, int) and "id" not in key and any(value > _MOST[one] for one in _MOST if one.search(key)):
             raise ValueError(f"its configuration has {where} = {value}, which is too many")
     if len(json.dumps(config)) > _MAX_LENGTH:
         raise ValueError(f"its configuration is longer than {_MAX_LENGTH:,} characters")

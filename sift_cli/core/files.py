@@ -176,15 +176,16 @@ def _said_of(path: Path) -> Iterator[None]:
 def _permit(new: Path, there: Path, mode: int) -> None:
     """Give ``new`` the permissions and, where that is allowed, the owner of what is ``there``; else those of ``mode``.
 
-    What is in a new folder gets them by ``mode`` too: the safetensors library makes its files private.
+    What is in a new folder gets them by ``mode`` too: the safetensors library makes its files private. A folder has
+    more of them: what is made in it later gets its group, or is its owner's alone to remove.
     """
     for one in (new, *new.rglob("*")):
-        os.chmod(one, mode & (0o777 if one.is_dir() else 0o666))
+        os.chmod(one, mode & (0o7777 if one.is_dir() else 0o666))
     if there.exists():
         about = there.stat()
         with contextlib.suppress(OSError):
             os.chown(new, about.st_uid, about.st_gid)
-        os.chmod(new, about.st_mode & 0o777)
+        os.chmod(new, about.st_mode & (0o7777 if new.is_dir() else 0o777))
 
 
 def _sync_all(folder: Path) -> None:

@@ -272,8 +272,9 @@ def test_a_compressed_array_that_ends_too_early(tmp_path):
         checkpoint.read("w")
 
 
-def test_a_compressed_array_with_a_flipped_bit(tmp_path):
-    np.savez_compressed(tmp_path / "x", w=np.random.default_rng(0).integers(0, 99, 10_000))
+@SAVE
+def test_an_array_with_a_flipped_bit(save, tmp_path):
+    save(tmp_path / "x", w=np.random.default_rng(0).integers(0, 99, 10_000))
     data = bytearray((tmp_path / "x.npz").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "x.npz").write_bytes(data)

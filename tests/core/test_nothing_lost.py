@@ -307,6 +307,43 @@ def test_interrupted(tmp_path: Path, wide: Path, by: signal.Signals, code: int) 
     assert sentences == {"error: interrupted", "error: interrupted; nothing was written to out.safetensors"}
 
 
+def test_interrupted_once_more_while_it_cleans_up(tmp_path: Path, wide: Path) -> None:
+    """Each thing that it removes brings another SIGTERM."""
+    from sift_cli import app
+
+    said = tmp_path / "said"
+
+    def impatient(event: str, _: tuple[object, ...]) -> None:
+        if event in ("os.remove", "os.rmdir", "shutil.rmtree"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def run() -> None:
+        sys.argv = ["sift", "densify", str(wide), "-o", "out.safetensors"]
+        sys.addaudithook(impatient)
+        with open(said, "w") as sys.stderr:
+            app.main()
+
+    (tmp_path / "work").mkdir()
+    stopped = forked(run, tmp_path / "work", event=10, by=signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(stopped.status) == 143
+    assert said.read_text() == "error: interrupted; nothing was written to out.safetensors\n"
+    assert os.listdir(tmp_path / "work") == []
+
+
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_before_a_command_begins(tmp_path: Path, by: signal.Signals, code: int) -> None:
+    from sift_cli import app
+
+    def run() -> None:
+        sys.argv = ["sift", "inspect", "nothing.pt"]
+        app.SiftGroup.__init__ = lambda *_, **__: signal.raise_signal(by)  # type: ignore[assignment]
+        with open("said", "w") as sys.stderr:
+            app.main()
+
+    assert os.waitstatus_to_exitcode(forked(run, tmp_path).status) == code
+    assert (tmp_path / "said").read_text().strip() == "error: interrupted"
+
+
 # -- disks -------------------------------------------------------------------------------------------------------------
 
 
@@ -463,6 +500,22 @@ def test_permissions(tmp_path: Path, umask: int) -> None:
         assert mode(tmp_path / "folder") == 0o750
     finally:
         os.umask(before)
+
+
+def test_a_folder_keeps_the_bits_that_its_files_get_their_group_by(tmp_path: Path) -> None:
+    def folder(*, force: bool = False) -> int:
+        with atomic_folder(tmp_path / "shared" / "out", ours=OURS, force=force) as new:
+            (new / OURS).touch()
+        return (tmp_path / "shared" / "out").stat().st_mode & 0o7777
+
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o2775)
+    (tmp_path / "shared" / "plain").mkdir()
+    made = folder()
+    assert made == (tmp_path / "shared" / "plain").stat().st_mode & 0o7777
+    assert made & 0o2000
+    (tmp_path / "shared" / "out").chmod(0o3770)
+    assert folder(force=True) == 0o3770
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")

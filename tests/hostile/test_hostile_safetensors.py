@@ -42,6 +42,7 @@ LIES = {
     "entry is a list": (file_of({"a": [1]}, b"\0" * 4), "not made of"),
     "dtype is a list": (file_of({"a": f32(1, dtype=["F32"])}, b"\0" * 4), "dtype is not a string"),
     "unknown dtype": (file_of({"a": f32(1, dtype="F4")}, b"\0" * 4), "dtype F4, which sift cannot hold"),
+    "dtype that only numpy has": (file_of({"a": f32(1, dtype="C128")}, b"\0" * 16), "dtype C128, which sift cannot"),
     "negative dimension": (file_of({"a": f32(1, shape=[-1])}, b"\0" * 4), "not a shape"),
     "dimension true": (file_of({"a": f32(1, shape=[True])}, b"\0" * 4), "not a shape"),
     "dimension 1.0": (file_of({"a": f32(1, shape=[1.0])}, b"\0" * 4), "not a shape"),

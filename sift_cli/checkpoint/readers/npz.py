@@ -52,7 +52,7 @@ class _Array(Strided):
     """A ``.npy`` file.
 
     Attributes:
-        start: First byte of its elements, in the file or, if it is compressed, in the record.
+        start: First byte of its elements in the record.
         record: Its name in the archive.
         stored: Bytes it takes there.
         compressed: Whether it is.
@@ -93,13 +93,12 @@ class _Npz(StridedCheckpoint):
 
     def _range(self, tensor: Strided, at: str) -> np.ndarray:
         assert isinstance(tensor, _Array)
-        return _bytes(self._file, self._archive, tensor)
+        return _bytes(self._archive, tensor)
 
 
-def _bytes(file: ByteFile, archive: _zip.Archive, array: _Array) -> np.ndarray:
-    if array.compressed:
-        return archive.unpacked(array.record)[array.start :]
-    return file.read(array.start, array.nbytes, f"record {array.record!r}")
+def _bytes(archive: _zip.Archive, array: _Array) -> np.ndarray:
+    """Its elements, the checksum of the record verified."""
+    return (archive.unpacked if array.compressed else archive.stored)(array.record)[array.start :]
 
 
 def _opened(file: ByteFile, archive: _zip.Archive) -> Checkpoint:
@@ -125,7 +124,7 @@ def _opened(file: ByteFile, archive: _zip.Archive) -> Checkpoint:
         try:
             if name in arrays:
                 raise ValueError("it is stored both dense and sparse")
-            matrices[name] = _matrix(file, archive, layout, parts)
+            matrices[name] = _matrix(archive, layout, parts)
         except ValueError as error:
             raise Malformed(file.path, f"tensor {name!r}", str(error)) from None
     tensors: dict[str, Stored] = {}
@@ -157,9 +156,9 @@ def _matrices(path: Path, arrays: Mapping[str, _Array], texts: Mapping[str, str]
             yield prefix[:-1], prefix, "csr"
 
 
-def _matrix(file: ByteFile, archive: _zip.Archive, layout: str, parts: Mapping[str, _Array]) -> _Matrix:
+def _matrix(archive: _zip.Archive, layout: str, parts: Mapping[str, _Array]) -> _Matrix:
     indptr, indices, values, *shapes = parts.values()
-    shape, *dense = (_integers(file, archive, one) for one in shapes)
+    shape, *dense = (_integers(archive, one) for one in shapes)
     sparse = TorchSparse.checked(layout, shape, (indptr, indices), values)
     tensor = checked_shape(dense[0] if dense else shape, values.dtype.itemsize)
     if math.prod(tensor) != math.prod(shape):
@@ -167,10 +166,10 @@ def _matrix(file: ByteFile, archive: _zip.Archive, layout: str, parts: Mapping[s
     return _Matrix(sparse, tensor, sum(part.stored for part in parts.values()))
 
 
-def _integers(file: ByteFile, archive: _zip.Archive, array: _Array) -> list[int]:
+def _integers(archive: _zip.Archive, array: _Array) -> list[int]:
     if array.dtype.kind != "i" or len(array.shape) != 1 or array.nbytes > _HEAD:
         raise ValueError(f"its shape is {array.dtype} {list(array.shape)}")
-    integers: list[int] = as_array(_bytes(file, archive, array), array.dtype, array.shape).tolist()
+    integers: list[int] = as_array(_bytes(archive, array), array.dtype, array.shape).tolist()
     return integers
 
 
@@ -199,8 +198,6 @@ def _array(path: Path, archive: _zip.Archive, record: str) -> _Array | str:
     if start + nbytes != info.file_size:
         raise ValueError(f"it has {info.file_size - start} bytes for {dtype} {list(extents)}")
     compressed = info.compress_type != zipfile.ZIP_STORED
-    if not compressed:
-        start += archive.place(record)[0]
     axes = range(len(extents))
     strides = (math.prod(extents[:axis] if fortran else extents[axis + 1 :]) for axis in axes)
     stored = info.compress_size if compressed else nbytes

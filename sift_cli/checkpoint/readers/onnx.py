@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -205,7 +205,10 @@ class _Onnx(Checkpoint):
         self.metadata = metadata
         self._initializers: dict[str, TensorProto] = {}
         ignored: dict[str, None] = {}
+        made = {name for node in graph.node for name in node.output}
         for tensor in graph.initializer:
+            if tensor.name in made:  # onnxruntime takes that of the node
+                raise Malformed(path, f"tensor {tensor.name!r}", "a node's output has the same name")
             if tensor.name in self._initializers or tensor.name in ignored:
                 raise Malformed(path, f"tensor {tensor.name!r}", "it is there twice")
             _check_name(path, tensor)
@@ -229,7 +232,7 @@ class _Onnx(Checkpoint):
         self._sparse_initializers: dict[str, SparseInitializer] = {}
         for proto in graph.sparse_initializer:
             name = proto.values.name
-            if name in dense or name in self.tensors or name in ignored:
+            if name in dense or name in self.tensors or name in ignored or name in made:
                 raise Malformed(path, f"tensor {name!r}", "it is there twice")
             try:
                 listed = SparseInitializer.checked(proto, partial(spec_of, path))
@@ -287,6 +290,11 @@ class _Onnx(Checkpoint):
         if array.dtype != dtype:
             raise Malformed(self.path, at, f"it decodes to {array.dtype}")
         return array.copy()
+
+    def files(self) -> Sequence[Path]:
+        listed = (part for one in self._sparse_initializers.values() for part in (one.values, one.indices))
+        outside = (one for one in (*self._initializers.values(), *listed) if one.data_location == _EXTERNAL)
+        return [self.path, *dict.fromkeys(data_file(self.path, one)[0] for one in outside)]
 
     def _read(self, name: str) -> np.ndarray:
         sparse = self._sparse.get(name)

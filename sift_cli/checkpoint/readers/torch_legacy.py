@@ -74,13 +74,11 @@ def _storages(file: ByteFile, start: int, keys: object, content: _pickle.Pickle)
     at = "its list of storages"
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
         raise Malformed(file.path, at, "it is not a list of names")
-    sizes: dict[str, int] = {}
-    for reference in content.persistent:
-        try:
-            storage = torch_objects.storage_ref(reference)
-        except ValueError as error:
-            raise Malformed(file.path, "its pickle", str(error)) from None
-        sizes[storage.key] = storage.dtype.itemsize if storage.dtype else 1
+    try:
+        storages = torch_objects.storages(content.persistent)
+    except ValueError as error:
+        raise Malformed(file.path, "its pickle", str(error)) from None
+    sizes = {key: storage.dtype.itemsize if storage.dtype else 1 for key, storage in storages.items()}
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
         if key not in sizes:

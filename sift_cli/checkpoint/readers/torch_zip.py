@@ -28,6 +28,7 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         root = _zip.root(path, archive.names, "data.pkl")
         try:
             pickle = _pickle.load(io.BytesIO(archive.read(f"{root}data.pkl")), most_items(file.size))
+            torch_objects.storages(pickle.persistent)
         except ValueError as error:
             raise Malformed(path, f"record '{root}data.pkl'", str(error)) from None
         unsafe = torch_objects.unsafe(pickle.globals)
@@ -53,7 +54,7 @@ def _tensor_bytes(file: ByteFile) -> int:
         stream = Window(file)
         stream.seek(30 + sum(struct.unpack("<HH", header[26:])))
         pickle = _pickle.load(stream, most_items(file.size))
-        storages = {one.key: one for one in map(torch_objects.storage_ref, pickle.persistent)}
+        storages = torch_objects.storages(pickle.persistent)
     except (Malformed, ValueError):
         return 0
     return sum(one.count * (one.dtype.itemsize if one.dtype else 1) for one in storages.values())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sift_cli.compat import import_transformers
 from sift_cli.core import configs
 from sift_cli.core.plan import Architecture, InputSpec
-from sift_cli.errors import Malformed, ModelError, Unreadable
+from sift_cli.errors import Malformed, ModelError, SiftError, Unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,10 +101,10 @@ def of_folder(folder: Path, head: str | None = None) -> Architecture:
         )
     try:
         cleaned = configs.portable(config)
+        # A default of the library may change; what it is now belongs to the architecture.
+        cleaned = portable(settings_of(cleaned))
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from None
-    # A default of the library may change; what it is now belongs to the architecture.
-    cleaned = portable(settings_of(cleaned))
     head = head or (named if isinstance(named, str) and has(named) else _head(cleaned))
     return Architecture(PACKAGE, head, {"config": cleaned})
 
@@ -180,6 +180,10 @@ def load(name: str, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
     cls, settings = _class(name), _quiet_settings(config)
     state = {key: torch.from_numpy(array) for key, array in tensors.items()}
     try:
+        with torch.device("meta"):
+            needed = sum(parameter.numel() for parameter in _build(name, config).parameters())
+        if needed - sum(array.size for array in tensors.values()) > _MOST_MISSING:
+            raise ModelError(f"transformers:{name} with this configuration has {needed:,} parameters, the file fewer")
         with _alone():
             model, about = cls.from_pretrained(
                 None, config=settings, state_dict=state, dtype=torch.float32, output_loading_info=True,
@@ -214,8 +218,13 @@ def inputs(name: str, kwargs: Mapping[str, Any]) -> tuple[InputSpec, ...] | None
 
 def _build(name: str, config: Mapping[str, Any]) -> nn.Module:
     cls, settings = _class(name), _quiet_settings(config)
-    with _alone():
-        model: nn.Module = cls(settings)
+    try:
+        with _alone(), _bounded():
+            model: nn.Module = cls(settings)
+    except SiftError:
+        raise
+    except Exception as error:  # of a configuration that is hostile it can be any
+        raise ModelError(f"transformers:{name} does not build with this configuration: {_line(error)}") from error
     return model
 
 
@@ -235,6 +244,34 @@ def _quiet_settings(config: Mapping[str, Any]) -> Any:
     return settings
 
 
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """Refuse a model of more modules than any has: a line of a configuration can ask for a million.
+
+    Raises:
+        ModelError: It has more.
+    """
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    count = 0
+
+    def one_more(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > _MOST_MODULES:
+            raise ModelError(f"its configuration asks for more than {_MOST_MODULES:,} modules")
+
+    handle = register_module_module_registration_hook(one_more)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+#: Modules of a model: 1,300 layers of a GPT; NLLB-MoE with 1,500 experts has 8,000.
+_MOST_MODULES = 2**14
+#: Parameters that a checkpoint may lack before memory is taken for them; which it lacks is said after that.
+_MOST_MISSING = 2**24
 #: What makes a model return more than its output.
 _QUIET = {"use_cache": False, "return_dict": True, "output_hidden_states": False, "output_attentions": False}
 
