@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,10 @@ class Checkpoint(ABC):
     def file_of(self, name: str) -> Path:
         """The file with the tensor ``name``, one of several in a folder."""
         return self.path
+
+    def files(self) -> Sequence[Path]:
+        """All files that it is read from."""
+        return [self.path]
 
     def _require(self, name: str) -> None:
         if name not in self.tensors:

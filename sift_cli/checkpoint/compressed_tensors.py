@@ -14,7 +14,7 @@ nothing of a tensor. The parts of a weight may lie in several shards of a folder
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,9 @@ class _Decompressed(Checkpoint):
 
     def file_of(self, name: str) -> Path:
         return self._inner.file_of(f"{self._weights[name].stem}.{_MARK}" if name in self._weights else name)
+
+    def files(self) -> Sequence[Path]:
+        return self._inner.files()
 
     def close(self) -> None:
         self._inner.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -47,26 +48,35 @@ def check(coordinates: np.ndarray, shape: tuple[int, ...]) -> None:
             raise ValueError(f"it has elements from {along.min()} to {along.max()} of axis {axis}, which has {extent}")
 
 
-def mask(positions: np.ndarray, shape: tuple[int, ...]) -> Mask:
-    """The mask that keeps the elements at row-major ``positions``, which lie inside of ``shape``.
+def mask(positions: Iterable[np.ndarray], shape: tuple[int, ...]) -> Mask:
+    """The mask that keeps the elements at row-major ``positions``, given in pieces, which lie inside of ``shape``.
 
     Raises:
         ValueError: One is there twice.
     """
-    kept = np.zeros(math.prod(shape), np.bool_)
-    kept[positions] = True
-    if np.count_nonzero(kept) != positions.size:
+    kept, count = np.zeros(math.prod(shape), np.bool_), 0
+    for some in positions:
+        kept[some] = True
+        count += some.size
+    if np.count_nonzero(kept) != count:
         raise ValueError("it has an element twice")
     return Mask.from_bool(kept.reshape(shape))
 
 
-def dense(values: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The tensor with ``values`` at row-major ``positions`` and 0 elsewhere.
+def dense(values: np.ndarray, positions: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor with ``values`` at row-major ``positions``, given in pieces, and 0 elsewhere.
 
     Raises:
         ValueError: See :func:`mask`.
     """
-    mask(positions, shape)
-    result = np.zeros(math.prod(shape), values.dtype)
-    result[positions] = values.reshape(-1)
+    result, flat = np.zeros(math.prod(shape), values.dtype), values.reshape(-1)
+
+    def put() -> Iterator[np.ndarray]:
+        done = 0
+        for some in positions:
+            result[some] = flat[done : done + some.size]
+            done += some.size
+            yield some
+
+    mask(put(), shape)
     return result.reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ class DenseView(Checkpoint):
 
     def file_of(self, name: str) -> Path:
         return self.inner.file_of(self._stored[name])
+
+    def files(self) -> Sequence[Path]:
+        return self.inner.files()
 
     def about(self) -> dict[str, Any]:
         """What it was, as JSON: the sparsity of each weight that had a mask, and the kinds of masks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -46,6 +46,9 @@ class _Stripped(Checkpoint):
 
     def file_of(self, name: str) -> Path:
         return self._inner.file_of(self._cut + name)
+
+    def files(self) -> Sequence[Path]:
+        return self._inner.files()
 
     def close(self) -> None:
         self._inner.close()

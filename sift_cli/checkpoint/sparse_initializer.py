@@ -61,10 +61,10 @@ class SparseInitializer:
         return cls(spec, proto.values, proto.indices)
 
     def read(self, decode: Decode) -> np.ndarray:
-        return coordinates.dense(decode(self.values), self._positions(decode), self.spec.shape)
+        return coordinates.dense(decode(self.values), [self._positions(decode)], self.spec.shape)
 
     def mask(self, decode: Decode) -> Mask:
-        return coordinates.mask(self._positions(decode), self.spec.shape)
+        return coordinates.mask([self._positions(decode)], self.spec.shape)
 
     def _positions(self, decode: Decode) -> np.ndarray:
         indices = decode(self.indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from sift_cli.core.tensors import DTYPE_NAMES, TensorSpec
 _COMPRESSED = {"csr": False, "csc": True, "bsr": False, "bsc": True}
 _BLOCKS = ("bsr", "bsc")
 _INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
+#: Values whose positions are worked out at once.
+_CHUNK = 2**17
 
 
 class Part(Protocol):
@@ -87,28 +90,32 @@ class TorchSparse:
         kept = math.prod(self.values.shape)
         return TensorSpec(name, self.shape, DTYPE_NAMES[self.values.dtype], stored, self.layout, kept)
 
-    def _positions(self, fetch: Fetch) -> np.ndarray:
-        """Row-major positions of its values.
+    def _positions(self, fetch: Fetch) -> Iterator[np.ndarray]:
+        """Row-major positions of its values, some at a time: all of them may take eight times what the tensor does.
 
         Raises:
             ValueError: The indices contradict the shape.
         """
         indices = [fetch(index) for index in self.indices]
         if self.layout == "coo":
-            axes = self.indices[0].shape[0]
+            axes, count = self.indices[0].shape
             inner = math.prod(self.shape[axes:])
-            entries = coordinates.linear(indices[0], self.shape[:axes])
-            return (entries[:, None] * inner + np.arange(inner)).reshape(-1)
+            for some in _slices(count, inner):
+                entries = coordinates.linear(indices[0][:, some], self.shape[:axes])
+                yield (entries[:, None] * inner + np.arange(inner)).reshape(-1)
+            return
         starts, plain = indices
         if starts[0] != 0 or starts[-1] != plain.size or (starts[1:] < starts[:-1]).any():
             raise ValueError("its rows or columns do not begin one after another")
-        pair = np.stack([np.repeat(np.arange(starts.size - 1), np.diff(starts)), plain])
-        row, column = pair[::-1] if _COMPRESSED[self.layout] else pair
         rows, columns = self._block
-        coordinates.check(np.stack([row, column]), (self.shape[0] // rows, self.shape[1] // columns))
-        corner = (row * rows * self.shape[1] + column * columns)[:, None, None]
         inside = np.arange(rows)[:, None] * self.shape[1] + np.arange(columns)
-        return (corner + inside).reshape(-1)
+        for some in _slices(plain.size, rows * columns):
+            along = np.searchsorted(starts, np.arange(some.start, some.stop), side="right") - 1
+            pair = np.stack([along, plain[some]])
+            row, column = pair = pair[::-1] if _COMPRESSED[self.layout] else pair
+            coordinates.check(pair, (self.shape[0] // rows, self.shape[1] // columns))
+            corner = (row * rows * self.shape[1] + column * columns)[:, None, None]
+            yield (corner + inside).reshape(-1)
 
     @property
     def _block(self) -> tuple[int, int]:
@@ -130,3 +137,10 @@ class TorchSparse:
             return False
         along = _COMPRESSED[self.layout]
         return starts.shape == (self.shape[along] // self._block[along] + 1,) and plain.shape == self.values.shape[:1]
+
+
+def _slices(count: int, each: int) -> Iterator[slice]:
+    """``count`` entries of ``each`` values, in turn."""
+    step = max(_CHUNK // max(each, 1), 1)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sift_cli import __version__
-from sift_cli.checkpoint import open_checkpoint
-from sift_cli.checkpoint.folder import MASKS, weight_files
+from sift_cli.checkpoint import Checkpoint, open_checkpoint
+from sift_cli.checkpoint.folder import MASKS
 from sift_cli.conversion import containers, encodings
 from sift_cli.conversion.options import Converted, Options, Progress
 from sift_cli.conversion.source import Source
@@ -69,7 +69,7 @@ def convert(
         check_writable(output, force=force)
     with open_checkpoint(path, allow_pickle=allow_pickle) as checkpoint:
         source = Source(checkpoint, dtype=options.dtype, rename=options.rename, pruned_nan=options.pruned_nan)
-        work = Work(output, {"version": __version__, "source": _identity(path), "options": asdict(options)})
+        work = Work(output, {"version": __version__, "source": _identity(checkpoint), "options": asdict(options)})
         keep = True
         try:
             conversion = Conversion(source, work, encoding, container, options, jobs, progress)
@@ -92,7 +92,6 @@ def convert(
     return result
 
 
-def _identity(path: Path) -> list[list[Any]]:
+def _identity(checkpoint: Checkpoint) -> list[list[Any]]:
     """What the files of a source are known by, as JSON."""
-    files = weight_files(path) if path.is_dir() else [path]
-    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in checkpoint.files()]

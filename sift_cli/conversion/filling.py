@@ -20,23 +20,27 @@ from sift_cli.errors import ExportError
 
 #: Bytes that are checksummed and written at once.
 _CHUNK = 2**24
+#: Bytes beside those of two tensors; all together, with the program itself, may take 300 MB more than these.
+_SPARE = 2**26
 #: Told after each tensor how many bytes of it, dense, are done.
 Progress = Callable[[int], None]
 
 
-def each(specs: Sequence[TensorSpec], do: Callable[[TensorSpec], None], jobs: int) -> None:
-    """Do something with every tensor, ``jobs`` at a time, as long as those together are no larger than the largest two.
+def each(specs: Sequence[TensorSpec], do: Callable[[TensorSpec], None], jobs: int, source: Source) -> None:
+    """Do something with every tensor, ``jobs`` at a time, as long as reading those takes no more memory than the two
+    largest tensors have bytes.
 
     Args:
         specs: The tensors, in the order in which they are begun.
         do: What to do; it runs in a thread.
         jobs: Threads.
+        source: Where the tensors are read.
     """
-    memory = _Memory(sum(sorted(spec.dense_bytes for spec in specs)[-2:]))
+    memory = _Memory(_SPARE + sum(sorted(source.size(spec.name) for spec in specs)[-2:]))
     stop = threading.Event()
 
     def one(spec: TensorSpec) -> None:
-        with memory.of(spec.dense_bytes):
+        with memory.of(source.takes(spec.name)):
             if not stop.is_set():
                 do(spec)
 
@@ -99,14 +103,14 @@ def store(
         assert mask is not None
         pieces = encoding.encode(encoded, values, mask)
     ends: dict[str, int] = {}
-    sums: dict[str, int] = {}
+    sums = dict.fromkeys([name] if encoded is None else encoded.parts, 0) if checksums else {}
     for part, piece in pieces:
         at = ends.get(part, homes[part].places[part])
         for data in _bytes(piece):
             work.write(homes[part].name, at, data)
             at += len(data)
             if checksums:
-                sums[part] = zlib.crc32(data, sums.get(part, 0))
+                sums[part] = zlib.crc32(data, sums[part])
         ends[part] = at
     return {"checksum": total, "arrays": sums}
 

@@ -72,6 +72,19 @@ class Source:
         dtype = DTYPE_NAMES[STORED[self._dtype]] if self._dtype and spec.is_floating_point else spec.dtype
         return replace(spec, name=name, dtype=dtype, nonzero=kept)
 
+    def size(self, name: str) -> int:
+        """Bytes of a tensor, dense or as it is in the file, whichever are more."""
+        spec = self.checkpoint.tensors[self._old[name]]
+        return max(spec.dense_bytes, spec.stored_bytes)
+
+    def takes(self, name: str) -> int:
+        """Bytes of memory that reading a tensor takes: it, what it is made of, its mask, and what it is cast to."""
+        spec, dtype = self.checkpoint.tensors[self._old[name]], self.tensors[name].dtype
+        cast = self.tensors[name].dense_bytes if dtype != spec.dtype else 0
+        if spec.nonzero is not None:
+            return spec.dense_bytes + spec.stored_bytes + spec.numel + cast
+        return spec.dense_bytes + (2 * spec.numel if name in self._weights else 0) + cast
+
     def mask(self, name: str, least: float | None) -> Mask | None:
         """The mask of a tensor; of a matrix without one that of its zeros, if a share of ``least`` or more are zeros.
 

@@ -104,7 +104,7 @@ def test_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize("sparse_format", names("sift_cli.sparsity.formats"))
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+@pytest.mark.parametrize("dtype", [dtype for name, dtype in DTYPES.items() if name != "C128"], ids=str)
 def test_every_dtype_dense_and_sparse(dtype, sparse_format, tmp_path):
     dense = np.array([[1, 0, 1], [0, 0, 1]]).astype(dtype)
     mask = {"s": Mask.from_bool(dense != 0)}
@@ -113,6 +113,8 @@ def test_every_dtype_dense_and_sparse(dtype, sparse_format, tmp_path):
         for name in "ds":
             assert checkpoint.read(name).dtype == dtype
             assert checkpoint.read(name).tobytes() == dense.tobytes()
+    with safe_open(tmp_path / "a", "pt") as file:  # the library refuses a file with one type that it does not know
+        assert file.get_tensor("d").reshape(-1).view(torch.uint8).numpy().tobytes() == dense.tobytes()
 
 
 def test_the_safetensors_library_opens_it_as_plain_arrays(tmp_path):
@@ -266,6 +268,8 @@ REFUSED = {
     "a mask of another shape": ({"w": W.T}, {"w": MASK}, {}, "cannot store 'w' under its mask"),
     "a masked value": ({"w": W + 1}, {"w": MASK}, {}, "6 masked weights are not 0"),
     "an unknown dtype": ({"w": np.array(["a"])}, {}, {}, "w is <U1, which safetensors cannot hold"),
+    "complex128, which the library refuses": ({"w": W.astype(complex)}, {}, {}, "w is complex128, which safetensors"),
+    "complex128 under a mask": ({"w": W.astype(complex)}, {"w": MASK}, {}, "w.values is complex128, which safetensors"),
     "an object": ({"w": np.array([None])}, {}, {}, "w is object"),
     "the format's own name": ({"__metadata__": W}, {}, {}, "__metadata__"),
     "metadata of numbers": ({"w": W}, {}, {"a": 1}, "names and metadata are strings"),

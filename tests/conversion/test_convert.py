@@ -1,14 +1,17 @@
 """sift convert: nothing changes but how tensors are stored, whatever happens on the way."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors import safe_open
@@ -16,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from torch.nn.utils import prune
 
 from sift_cli import api
-from sift_cli.checkpoint import artifact, open_checkpoint, safetensors_header
+from sift_cli.checkpoint import artifact, mask_file, open_checkpoint, safetensors_header
 from sift_cli.conversion import filling, steps
 from sift_cli.conversion.work import Work
 from sift_cli.core.masks import Mask
@@ -47,7 +50,7 @@ def tensors() -> dict[str, np.ndarray]:
         "fc.weight": special,
         "fc.bias": np.zeros(40, np.float32),
         "dense.weight": sparse((9, 9), 3, zeros=0) + 1,
-        "half.weight": sparse((33, 5), 4, dtype=np.float16),
+        "half.weight": sparse((33, 25), 4, dtype=np.float16),
         "double.weight": sparse((6, 50), 5, zeros=0.96, dtype=np.float64),
         "steps": np.array(7, np.int64),
         "nothing": np.zeros((0, 4), np.float32),
@@ -108,22 +111,63 @@ def test_the_sizes_are_those_of_the_formulas(source: Path, tensors: dict[str, np
 
 
 def test_masks_of_zeros_are_for_matrices_that_get_smaller(tmp_path: Path) -> None:
-    """A mask takes an eighth of a byte a weight: float32 pays from 1/32 of zeros on, exactly."""
-    once = np.ones((8, 32), np.float32)
-    once.reshape(-1)[:8] = 0  # 8 of 256 values are as many bytes as the mask
+    """A mask takes an eighth of a byte a weight, 1/32 of float32, and what a file says of an array some 256 bytes."""
+    once = np.ones((64, 64), np.float32)
+    once.reshape(-1)[: 4096 // 32 + 2 * 256 // 4] = 0  # so many values are as many bytes as all that
     more = once.copy()
-    more.reshape(-1)[8] = 0
+    more[-1, -1] = 0
     save_file({"once": once, "more": more, "vector": np.zeros(256, np.float32), "row": np.zeros((1, 256), np.float32)},
               tmp_path / "a.safetensors")  # fmt: skip
     api.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     with open_checkpoint(tmp_path / "b.safetensors") as checkpoint:
         assert {name for name, spec in checkpoint.tensors.items() if spec.nonzero is not None} == {"more"}
-    api.convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", min_sparsity="0.03")
+    api.convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", min_sparsity="0.06")
     with open_checkpoint(tmp_path / "c.safetensors") as checkpoint:
         assert {name for name, spec in checkpoint.tensors.items() if spec.nonzero is not None} == {"once", "more"}
-    api.convert(tmp_path / "a.safetensors", tmp_path / "d.safetensors", min_sparsity="0.04")
+    api.convert(tmp_path / "a.safetensors", tmp_path / "d.safetensors", min_sparsity="0.07")
     with open_checkpoint(tmp_path / "d.safetensors") as checkpoint:
         assert all(spec.nonzero is None for spec in checkpoint.tensors.values())
+
+
+@pytest.mark.parametrize("output", ["b.safetensors", "b.npz"])
+@pytest.mark.parametrize("extents", [(6, 8), (12, 24), (40, 40)])
+def test_no_file_is_larger_for_its_masks(extents: tuple[int, int], output: str, tmp_path: Path) -> None:
+    """Small matrices take fewer bytes than it takes to say where a file has their masks."""
+    tensors = {f"blocks.{n}.attention.weight": sparse(extents, n, zeros=0.9) for n in range(50)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    api.convert(tmp_path / "a.safetensors", tmp_path / f"dense-{output}", to="dense")
+    api.convert(tmp_path / "a.safetensors", tmp_path / output)
+    dense = (tmp_path / f"dense-{output}").stat().st_size
+    assert (tmp_path / output).stat().st_size <= dense + 48  # of the version, and padding
+    assert_same(tmp_path / output, tensors)
+
+
+@pytest.mark.parametrize(
+    ("to", "output"),
+    [
+        ("sift", "b.safetensors"),
+        ("sift", "b"),
+        ("csr", "b.npz"),
+        ("mask", "b.pt"),
+        ("prune", "b.npz"),
+        ("dense", "b.pt"),
+    ],
+)
+def test_what_has_no_bytes(to: str, output: str, tmp_path: Path) -> None:
+    """Empty tensors, and a mask that keeps nothing."""
+    tensors = {"empty": np.zeros((0, 3), np.float32), "none": np.zeros((5, 8), np.float32), "one": np.array(2.0)}
+    artifact.write(tmp_path / "a.safetensors", tensors, {"none": Mask.from_bool(np.zeros((5, 8), bool))}, {})
+    assert api.convert(tmp_path / "a.safetensors", tmp_path / output, to=to).verified
+    if output.endswith(".pt"):
+        found = torch.load(tmp_path / output, weights_only=True)
+        found = {name: tensor.numpy() for name, tensor in found.get("model", found).items()}
+    elif output.endswith(".npz"):
+        found = dict(np.load(tmp_path / output))
+    else:
+        found = load_file(tmp_path / output / "model.safetensors" if output == "b" else tmp_path / output)
+    assert same_bits(found["empty"], tensors["empty"])
+    assert same_bits(found["one"], tensors["one"])
+    assert not any(array.any() for name, array in found.items() if name.startswith("none") and "shape" not in name)
 
 
 def test_a_kept_zero_stays_kept_through_conversions(tmp_path: Path) -> None:
@@ -226,6 +270,38 @@ def test_a_folder_takes_its_companions_along(tmp_path: Path, source: Path) -> No
     api.convert(folder, tmp_path / "out", to="dense", force=True)  # its own it may replace
 
 
+def test_masks_beside_the_weights_go_into_the_file(tmp_path: Path) -> None:
+    folder, kept = tmp_path / "in", np.arange(64).reshape(8, 8) % 3 == 0
+    folder.mkdir()
+    save_file({"w": kept.astype(np.float32)}, folder / "model.safetensors")
+    mask_file.write(folder / "sift.safetensors", {"w": Mask.from_bool(kept)}, {"sift.note": "true"})
+    api.convert(folder, tmp_path / "b.safetensors")
+    with safe_open(tmp_path / "b.safetensors", "np") as file:
+        assert file.metadata().keys() == {"format", "sift.note", *_OF_THE_FORMAT}
+        assert np.array_equal(np.unpackbits(file.get_tensor("w.bitmask"), bitorder="little"), kept.reshape(-1))
+
+
+@pytest.mark.parametrize(("key", "dtype", "name"), [("dtype", "bf16", "bfloat16"), ("torch_dtype", "fp16", "float16")])
+def test_a_configuration_says_the_type_of_the_weights(key: str, dtype: Any, name: str, tmp_path: Path) -> None:
+    """transformers loads weights in the type that is written there, whatever the files have."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save_file({"w": sparse((40, 40), 0)}, folder / "model.safetensors")
+    config = {"model_type": "llava", key: "float32", "text_config": {key: "bfloat16"}, "labels": {"dtype": "a word"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    api.convert(folder, tmp_path / "out", dtype=dtype)
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert found == {**config, key: name, "text_config": {key: name}}
+    api.convert(folder, tmp_path / "as-it-is")
+    assert json.loads((tmp_path / "as-it-is" / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize("name", ["Qwen2.5-0.5B", "Llama-3.1", "v1.0.2-sparse"])
+def test_a_number_after_a_dot_is_no_suffix(source: Path, name: str, tmp_path: Path) -> None:
+    api.convert(source, tmp_path / name)
+    assert (tmp_path / name / "model.safetensors").is_file()
+
+
 def test_names_change_by_patterns_in_turn(source: Path, tmp_path: Path) -> None:
     api.convert(source, tmp_path / "b.safetensors", rename=[(r"^(\w+)\.weight$", r"model.\1.kernel"), ("model", "m")])
     with open_checkpoint(tmp_path / "b.safetensors") as checkpoint:
@@ -250,7 +326,7 @@ def test_names_that_cannot_be_are_refused(
 
 
 def test_a_name_that_a_part_needs_is_refused(tmp_path: Path) -> None:
-    save_file({"w": sparse((8, 8), 0), "w.bitmask": np.zeros(3, np.uint8)}, tmp_path / "a.safetensors")
+    save_file({"w": sparse((20, 20), 0), "w.bitmask": np.zeros(3, np.uint8)}, tmp_path / "a.safetensors")
     with pytest.raises(ExportError, match=r"'w.bitmask', which another tensor has"):
         api.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
 
@@ -332,6 +408,41 @@ def test_what_is_there_of_something_else_is_not_gone_on_with(
     done = api.convert(source, tmp_path / "b.safetensors", jobs=1, to="dense" if change == "options" else None)
     assert done.resumed == (3 if change == "torn journal" else 0)
     assert_same(tmp_path / "b.safetensors", tensors)
+
+
+@pytest.mark.parametrize("kind", ["masks beside the weights", "data beside an ONNX model"])
+def test_a_file_beside_that_has_changed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (np.arange(64, dtype=np.float32).reshape(8, 8) % step for step in (2, 3))
+    names, folder = [f"w{n}" for n in range(4)], tmp_path / "in"
+    folder.mkdir()
+
+    def write(values: np.ndarray) -> Path:
+        if kind.startswith("masks"):
+            save_file(dict.fromkeys(names, np.zeros((8, 8), np.float32)), folder / "model.safetensors")
+            os.utime(folder / "model.safetensors", ns=(0, 0))
+            masks = dict.fromkeys(names, Mask.from_bool(values != 0))
+            mask_file.write(folder / "sift.safetensors", masks, {})
+            return folder
+        (folder / "m.data").unlink(missing_ok=True)
+        graph = onnx.helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(values, name) for name in names])
+        onnx.save_model(
+            onnx.helper.make_model(graph), folder / "m.onnx",
+            save_as_external_data=True, size_threshold=0, location="m.data",
+        )  # fmt: skip
+        os.utime(folder / "m.onnx", ns=(0, 0))
+        return folder / "m.onnx"
+
+    for values in (first, second):
+        read = write(values)
+        if values is first:
+            with monkeypatch.context() as patch:
+                stopping_after(patch, 2)
+                with pytest.raises(Stopped):
+                    api.convert(read, tmp_path / "b.pt", to="prune", jobs=1, min_sparsity=0.1)
+    assert api.convert(read, tmp_path / "b.pt", to="prune", jobs=1, min_sparsity=0.1).resumed == 0
+    found = torch.load(tmp_path / "b.pt", weights_only=True)
+    for name in names:
+        assert np.array_equal(found[f"{name}_mask"].numpy() != 0, second != 0)
 
 
 @pytest.mark.parametrize("name", ["out.safetensors", "out"])
@@ -450,17 +561,22 @@ def test_outputs_that_cannot_be(source: Path, tmp_path: Path) -> None:
         api.convert(source, tmp_path / "no" / "b.safetensors")
 
 
-def test_memory_is_that_of_two_tensors(tmp_path: Path) -> None:
-    """The file has 16 tensors of 64 MB, in holes that take no room on the disk."""
-    shapes = {f"w{i:02}": ("F32", (4096, 4096)) for i in range(16)}
-    header, _ = safetensors_header.layout(shapes, {})
+@pytest.mark.parametrize(
+    ("names", "extent"),
+    [([f"w{i:02}" for i in range(16)], 4096), (["a_orig", "a_mask", "b_orig", "b_mask", "c_orig", "c_mask"], 8192)],
+    ids=["plain", "masks beside the weights"],
+)
+def test_memory_is_that_of_two_tensors(names: list[str], extent: int, tmp_path: Path) -> None:
+    """Each tensor takes 64 MB, or 268, in holes that take no room on the disk."""
+    nbytes = 4 * extent**2
+    header, _ = safetensors_header.layout(dict.fromkeys(names, ("F32", (extent, extent))), {})
     with open(tmp_path / "a.safetensors", "wb") as file:
         file.write(header)
-        file.truncate(len(header) + 16 * 4 * 4096**2)
+        file.truncate(len(header) + len(names) * nbytes)
     code = (
         "import sys\nfrom sift_cli import api\napi.convert(*sys.argv[1:3], jobs=4)\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     command = [sys.executable, "-c", code, tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     peak = 1024 * int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert peak < 2 * 4 * 4096**2 + 300e6
+    assert peak < 2 * nbytes + 300e6

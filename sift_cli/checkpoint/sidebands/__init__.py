@@ -16,6 +16,8 @@ from sift_cli.errors import Malformed
 from sift_cli.registry import discover
 
 _SIDEBANDS = "sift_cli.checkpoint.sidebands"
+#: Elements of a mask that are looked at at once.
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,15 @@ def as_bools(checkpoint: Checkpoint, mask: str, at: str | None = None) -> np.nda
         Malformed: It has a value other than 0 and 1.
     """
     values = checkpoint.read(mask)
-    if values.dtype != np.bool_ and not ((values == 0) | (values == 1)).all():
-        raise Malformed(checkpoint.path, at or f"tensor {mask!r}", "it is a mask and has values other than 0 and 1")
-    return values.astype(np.bool_, copy=False)
+    if values.dtype == np.bool_:
+        return values
+    kept, flat = np.empty(values.shape, np.bool_), values.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        some = flat[start : start + _CHUNK]
+        ones = np.equal(some, 1, out=kept.reshape(-1)[start : start + some.size])
+        if np.count_nonzero(some) != np.count_nonzero(ones):
+            raise Malformed(checkpoint.path, at or f"tensor {mask!r}", "it is a mask and has values other than 0 and 1")
+    return kept
 
 
 def with_mask(checkpoint: Checkpoint, values: str, mask: str, *, apart: Checkpoint | None = None) -> Masked:
@@ -101,7 +109,8 @@ def with_mask(checkpoint: Checkpoint, values: str, mask: str, *, apart: Checkpoi
         raise Malformed(checkpoint.path, at, f"it is {list(shape)} and {values!r} is {list(weight.shape)}")
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        array, kept = checkpoint.read(values), as_bools(masks, mask, at)
+        kept = as_bools(masks, mask, at)  # before the weight, which would take its memory beside a mask of floats
+        array = checkpoint.read(values)
         if weight.is_floating_point:
             np.copysign(array.dtype.type(0), array, out=array, where=~kept)
         else:

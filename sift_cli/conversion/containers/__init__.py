@@ -96,12 +96,15 @@ class Container(Protocol):
 def of(path: Path) -> str:
     """Name of the container for an output.
 
+    A dot before a digit begins no suffix: models are called ``Qwen2.5-0.5B``.
+
     Raises:
         ExportError: No container has such a suffix.
     """
     kinds = {name: cast(Container, module) for name, module in discover(__name__).items()}
+    suffix = "" if path.suffix[1:2].isdigit() else path.suffix.lower()
     for name, kind in kinds.items():
-        if path.suffix.lower() in kind.SUFFIXES:
+        if suffix in kind.SUFFIXES:
             return name
     raise ExportError(
         f"{path} has the suffix {path.suffix}, and sift convert does not write such a file",

@@ -111,5 +111,6 @@ def get(name: str) -> Encoding:
         PlanError: There is none.
     """
     if name not in names(__name__):
-        raise PlanError(f"there is no encoding {name!r}", hint=f"choose one of {', '.join(names(__name__))}")
+        known = ", ".join(names(__name__)).replace("_", "-")
+        raise PlanError(f"there is no encoding {name!r} of tensors", hint=f"choose one of {known} (--to)")
     return cast(Encoding, discover(__name__)[name])

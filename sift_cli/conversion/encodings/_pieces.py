@@ -9,7 +9,7 @@ import numpy as np
 from sift_cli.core.masks import Mask
 
 #: Elements of a piece, if a few rows have no more.
-_PIECE = 2**20
+_PIECE = 2**18
 
 
 def kept(values: np.ndarray, mask: Mask) -> Iterator[np.ndarray]:
