@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 READERS = (
-    *("safetensors", "compressed_tensors", "folder", "torch_zip", "torch_legacy", "torchscript", "exported_program"),
-    *("npz", "onnx", "configuration"),
+    *("safetensors", "compressed_tensors", "folder", "torch_zip", "torch_legacy", "torch_tar"),
+    *("torchscript", "exported_program", "npz", "onnx", "configuration"),
 )
 #: Modules whose branches guide the fuzzer.
 INSTRUMENTED = ["sift_cli.checkpoint", "sift_cli.sparsity", "sift_cli.core", "sift_cli.budgets"]

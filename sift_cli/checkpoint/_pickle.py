@@ -10,6 +10,7 @@ memory corruption, CVE-2026-24747.) It takes the time of torch.load: 2.3 s eithe
 from __future__ import annotations
 
 import pickletools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -60,16 +61,19 @@ class Pickle:
     persistent: tuple[Persistent, ...]
 
 
-def load(stream: IO[bytes], most: int) -> Pickle:
+def load(stream: IO[bytes], most: int, meant: Callable[[Persistent], Any] = lambda one: one) -> Pickle:
     """Read the pickle at the head of ``stream``, which may have ``most`` instructions.
 
     ``stream`` is left after the pickle's end. Sets come back as lists, and mapping keys other than strings, numbers and
     bytes are left out.
 
+    Args:
+        meant: What stands for a reference in the pickle's object, by default the reference.
+
     Raises:
         ValueError: It is not a pickle, it ends too early or too late, or it does with its data what no pickler writes.
     """
-    machine = _Machine()
+    machine = _Machine(meant)
     try:
         for number, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
             if number == most:
@@ -89,7 +93,8 @@ _DATA = frozenset(
 
 
 class _Machine:
-    def __init__(self) -> None:
+    def __init__(self, meant: Callable[[Persistent], Any]) -> None:
+        self.meant = meant
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -185,7 +190,7 @@ class _Machine:
                 stack[-1].state = state
             case "PERSID" | "BINPERSID":
                 self.persistent.append(Persistent(arg if opcode == "PERSID" else stack.pop()))
-                stack.append(self.persistent[-1])
+                stack.append(self.meant(self.persistent[-1]))
             case _:
                 raise ValueError(f"it uses the opcode {opcode}")
 

@@ -55,11 +55,9 @@ _BY_NAME = {
 _UNTYPED = {"torch.storage.UntypedStorage": 1, "torch.UntypedStorage": 1, "torch.storage._UntypedStorage": 1}
 _STRIDED = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"}
 _WITH_STATE = "torch._utils._rebuild_parameter_with_state"
-_PARAMETER = {
-    "torch._utils._rebuild_parameter",
-    _WITH_STATE,
-    "torch.nn.parameter.Parameter",
-}
+#: What tensors with a gradient were before PyTorch 0.4.
+_VARIABLE = {"torch.nn.parameter.Parameter", "torch.autograd.variable.Variable"}
+_PARAMETER = {"torch._utils._rebuild_parameter", _WITH_STATE, *_VARIABLE}
 _BY_TYPE = "torch._tensor._rebuild_from_type_v2"
 #: The second is what older versions called it for compressed rows.
 _SPARSE = {"torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_sparse_csr_tensor"}
@@ -84,7 +82,8 @@ _MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "collections.
 _DATA = re.compile(
     r"torch\.(cuda\.)?(sparse\.)?\w+(Storage|Tensor)|torch\.(storage\._?(Unt|T)ypedStorage|Tensor|Size|device|\w*int\d+|\w*float\d\w*|bool)"
     r"|torch\.(complex|bits)\d\w*|torch\.q\w+|torch\.per_(tensor|channel)_\w+|torch\._utils\._rebuild_\w+"
-    r"|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
+    r"|torch\._tensor\._rebuild_from_type_v2|torch\.serialization\._get_layout"
+    r"|torch\.nn\.parameter\.Parameter|torch\.autograd\.variable\.Variable"
     r"|collections\.(OrderedDict|defaultdict|Counter)|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|dict|list"
     r"|int|float|slice|range)|_codecs\.encode|argparse\.Namespace|types\.SimpleNamespace"
     r"|pathlib\.(Pure)?(Posix|Windows)?Path|numpy\.(ndarray|dtype)|numpy\.dtypes\.\w+"
@@ -229,6 +228,7 @@ def tensor(path: Path, name: str, value: Call, place: Place) -> Stored:
     """
     at = f"tensor {name!r}"
     for _ in range(8):  # a parameter of a parameter of … is no file of PyTorch's
+        value = _without_gradient(value)
         _check_values(path, at, value)
         match value:
             case Call(name=kind, args=(Call() as data, *_)) if kind in _PARAMETER:
@@ -247,6 +247,16 @@ def tensor(path: Path, name: str, value: Call, place: Place) -> Stored:
             hint="save it as a plain dense tensor",
         )
     return _sparse(path, name, value, place) if value.name in _SPARSE else _strided(path, name, value, place)
+
+
+def _without_gradient(value: Call) -> Call:
+    """A variable of PyTorch before 0.4 without its state: if it needs a gradient, if it is volatile, and its hooks."""
+    match value:
+        case Call(name=kind, args=(Call(),) as args, state=(bool(), bool(), _), items=None) if kind in _VARIABLE:
+            return Call(kind, args)
+        case Call(name=kind, args=(), state=(Call() as data, _, _, bool(), bool()), items=None) if kind in _VARIABLE:
+            return Call(kind, (data,))  # in 0.1 the state had its values, too
+    return value
 
 
 def _check_values(path: Path, at: str, value: Call) -> None:

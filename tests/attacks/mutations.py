@@ -11,6 +11,7 @@ import json
 import pickletools
 import random
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -279,6 +280,46 @@ def zipped(records: list[tuple[str, int, bytes]]) -> bytes:
     return buffer.getvalue()
 
 
+# tar
+
+
+def tar(data: bytes, rng: random.Random, damage: Damage) -> bytes:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as packed:
+            members = [(info, data[info.offset_data : info.offset_data + info.size]) for info in packed]
+        at = rng.randrange(len(members))
+        info, content = members[at]
+        match rng.randrange(16):
+            case 0:
+                del members[at]
+            case 1:
+                members.append(members[at])
+            case 2:
+                info.name = rng.choice((*TEXTS, "pickle", "tensors", "storages"))
+            case 3:
+                info.type, info.linkname = rng.choice((b"1", b"2", b"5", b"7", b"L", b"S", b"g", b"x")), "../secret"
+            case 4:
+                info.size = rng.choice(NUMBERS)
+            case 5:
+                keys = ("size", "path", "linkpath", "GNU.sparse.size", "GNU.sparse.map", "GNU.sparse.name", "mtime")
+                info.pax_headers = {rng.choice(keys): str(rng.choice((*TEXTS, *NUMBERS)))}
+            case 6:
+                return damage(data)
+            case 7:
+                members[at] = info, damage(content)
+            case _:
+                members[at] = info, pickles(content, rng, damage)
+                info.size = len(members[at][1])
+        packed_again = b"".join(info.tobuf(tarfile.PAX_FORMAT) + blocks(content) for info, content in members)
+    except Exception:  # whatever was done to it before
+        return damage(data)
+    return blocks(packed_again + bytes(1024), 10240)
+
+
+def blocks(data: bytes, size: int = 512) -> bytes:
+    return data + bytes(-len(data) % size)
+
+
 # ONNX
 
 
@@ -391,6 +432,7 @@ MUTATIONS: dict[str, Callable[[bytes, random.Random, Damage], bytes]] = {
     "folder": folder,
     "torch_zip": archive,
     "torch_legacy": pickles,
+    "torch_tar": tar,
     "torchscript": archive,
     "exported_program": archive,
     "npz": archive,

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +17,7 @@ import numpy as np
 import onnx
 import scipy.sparse
 import torch
+import torch01
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from torch import nn
@@ -179,10 +178,12 @@ STATES = {
 }
 
 
-def tar(path: Path) -> None:
-    with tarfile.open(path, "w") as file:
-        for name in ("sys_info", "pickle", "tensors", "storages"):
-            file.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
+def tar(make: Callable[[], dict[str, Any]], path: Path) -> None:
+    state = make()
+    path.write_bytes(torch01.save(state, [state["late"]] if "late" in state else []))
+
+
+TAR_STATES = {name: STATES[name] for name in ("views", "trained", "torch_prune", "mask_optimizer")}
 
 
 def torchscript(path: Path) -> None:
@@ -286,7 +287,8 @@ SEEDS: dict[str, dict[str, Write]] = {
         "pickles": pickled_folder,
     },
     "torch_zip": {name: saved(make, zipped=True) for name, make in STATES.items()},
-    "torch_legacy": {**{name: saved(make, zipped=False) for name, make in STATES.items()}, "tar": tar},
+    "torch_legacy": {name: saved(make, zipped=False) for name, make in STATES.items()},
+    "torch_tar": {name: partial(tar, make) for name, make in TAR_STATES.items()},
     "torchscript": {"scripted": torchscript},
     "exported_program": {"exported": exported},
     "npz": {

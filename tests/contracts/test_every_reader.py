@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import onnx
 import pytest
 import safetensors.torch
 import torch
+import torch01
 from onnx import numpy_helper
 from torch import nn
 
@@ -48,6 +50,10 @@ def save_torch_legacy(model, path):
     torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)
 
 
+def save_torch_tar(model, path):
+    path.write_bytes(torch01.save(OrderedDict(model.state_dict())))
+
+
 def save_torchscript(model, path):
     torch.jit.script(model).save(str(path))
 
@@ -74,6 +80,7 @@ SAVE = {
     "onnx": save_onnx,
     "safetensors": save_safetensors,
     "torch_legacy": save_torch_legacy,
+    "torch_tar": save_torch_tar,
     "torch_zip": save_torch_zip,
     "torchscript": save_torchscript,
 }

@@ -1,4 +1,4 @@
-"""``torch.save`` before 1.6: a run of pickles, then the storages one after another. And the tar file of PyTorch 0.1."""
+"""``torch.save`` before 1.6: a run of pickles, then the storages one after another."""
 
 from __future__ import annotations
 
@@ -16,24 +16,12 @@ _PROTOCOL = 1001
 
 
 def sniff(head: bytes, path: Path) -> bool:
-    return _MAGIC.to_bytes(10, "little") in head[:32] or _is_tar(head)
-
-
-def _is_tar(head: bytes) -> bool:
-    return head[257:262] == b"ustar"
+    return _MAGIC.to_bytes(10, "little") in head[:32]
 
 
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     file = ByteFile(path)
     try:
-        if _is_tar(file.read(0, min(file.size, 512), "its head").tobytes()):
-            if allow_pickle:
-                file.close()
-                return open_live(path, "torch_legacy")
-            raise CheckpointError(
-                f"{path} is a tar file as PyTorch 0.1 wrote it, which can only be read by running its pickles",
-                hint="if you trust whoever made it, pass --allow-pickle",
-            )
         stream, most = Window(file), most_items(file.size)
         magic, protocol, system, content, keys = (_load(path, stream, part, most) for part in _PARTS)
         if magic.value != _MAGIC or protocol.value != _PROTOCOL:
