@@ -222,6 +222,8 @@ def _layer(
                 raise Refused("residual")
             sizes, off = sizes + np.abs(residual.value), off + residual.off
         off = off + (math.prod(shape[1:]) + 3) * EPS * sizes
+        lost = (x.off > 0) & (np.abs(x.value) <= x.off)  # it may be 0, which times ∞ is NaN
+        off = np.where(layer(lost.astype(np.float64), np.isinf(weight), kept) > 0, np.nan, off)
         given = {key: float(np.float32(node.attributes[key])) for key in ACTIVATIONS[operator.activation].attributes}
         y = epilogue(sums, operator.activation, None if residual is None else residual.value, **given)
         total = epilogue(sums, "", None if residual is None else residual.value)
