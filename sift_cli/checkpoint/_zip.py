@@ -89,7 +89,7 @@ class Archive:
         """
         start, size = self.place(name)
         data = self._file.read(start, size, f"record {name!r}")
-        if self._records[name].CRC not in (0, zlib.crc32(data)):
+        if self._records[name].CRC not in (0, zlib.crc32(data.data)):
             raise Malformed(self._file.path, f"record {name!r}", "its checksum is another")
         return data
 

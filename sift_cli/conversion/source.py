@@ -11,10 +11,11 @@ import numpy as np
 
 from sift_cli.checkpoint import sidebands
 from sift_cli.checkpoint.base import Checkpoint
+from sift_cli.checkpoint.folder import MASKS, FolderCheckpoint
 from sift_cli.core.half import STORED, Storage, is_matrix, stored_as
 from sift_cli.core.masks import Mask
 from sift_cli.core.tensors import DTYPE_NAMES, DTYPES, TensorSpec, as_bits
-from sift_cli.errors import PlanError
+from sift_cli.errors import CheckpointError, PlanError
 
 #: Elements that are looked at at once; a multiple of 8.
 _CHUNK = 2**20
@@ -34,7 +35,7 @@ class Source:
         masked: Those of them that have a mask.
 
     Raises:
-        Malformed: A mask is none.
+        CheckpointError: A mask is none, or of no tensor: a model can have other names than the files of its folder.
         PlanError: Two tensors would have one name.
     """
 
@@ -48,6 +49,11 @@ class Source:
     ) -> None:
         self.checkpoint = checkpoint
         self._dtype = dtype
+        if isinstance(checkpoint, FolderCheckpoint) and (apart := checkpoint.masks.keys() - checkpoint.tensors.keys()):
+            raise CheckpointError(
+                f"{checkpoint.path / MASKS} has a mask of {min(apart)!r}, and no tensor of the folder is called so",
+                hint=f"without {MASKS}, --min-sparsity takes the zeros of a matrix for its mask",
+            )
         found = sidebands.find(checkpoint, in_values=pruned_nan)
         weights = {name: weight for kind in found.values() for name, weight in kind.items()}
         plain = {weight.values: name for name, weight in weights.items()}

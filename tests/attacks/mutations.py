@@ -308,7 +308,8 @@ def tar(data: bytes, rng: random.Random, damage: Damage) -> bytes:
             case 7:
                 members[at] = info, damage(content)
             case _:
-                members[at] = info, pickles(content, rng, damage)
+                last = content.rfind(b"\x80\x02") if rng.randrange(2) else 0
+                members[at] = info, content[:last] + pickles(content[last:], rng, damage)
                 info.size = len(members[at][1])
         packed_again = b"".join(info.tobuf(tarfile.PAX_FORMAT) + blocks(content) for info, content in members)
     except Exception:  # whatever was done to it before

@@ -241,6 +241,21 @@ def test_indices_that_lie_are_refused_when_they_are_read(case, tmp_path):
             assert why in str(raised.value)
 
 
+@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_elements_that_are_there_twice_are_no_damage(zipped, count, tmp_path):
+    """PyTorch adds them up, in an order that it leaves open; what it makes of them can be saved."""
+    tensor = torch.sparse_coo_tensor([[1] * count, [2] * count], torch.arange(1.0, count + 1), (2, 3))
+    torch.save({"w": tensor}, tmp_path / "x", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="tensor 'w' has an element twice, whose values PyTorch adds") as raised:
+        open_checkpoint(tmp_path / "x").read("w")
+    assert not isinstance(raised.value, Malformed)
+    assert raised.value.hint == "save tensor.coalesce()"
+    torch.save({"w": tensor.coalesce()}, tmp_path / "x", _use_new_zipfile_serialization=zipped)
+    with open_checkpoint(tmp_path / "x") as checkpoint:
+        assert checkpoint.read("w").tolist() == tensor.to_dense().tolist()
+
+
 def test_a_record_of_other_parts(tmp_path):
     sparse_file(tmp_path / "x", *COO, True, True)
     with pytest.raises(Malformed, match="not one that PyTorch writes"):

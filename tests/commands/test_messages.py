@@ -146,7 +146,7 @@ GOLDEN: dict[type[SiftError], Golden] = {
         "inspect notes.txt",
         3,
         "notes.txt is not a checkpoint sift knows: its first bytes are 61 6c 6c 20 69 73 20 77",
-        "sift reads exported_program, npz, onnx, safetensors, torch_legacy, torch_zip, torchscript",
+        "sift reads exported_program, npz, onnx, safetensors, torch_legacy, torch_tar, torch_zip, torchscript",
     ),
     errors.Unreadable: Golden(
         "inspect nowhere.pt", 3, f"cannot read nowhere.pt: {NOWHERE}", None, {"path": "nowhere.pt", "why": NOWHERE}

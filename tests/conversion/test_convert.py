@@ -24,6 +24,7 @@ from sift_cli.conversion import filling, steps
 from sift_cli.conversion.work import Work
 from sift_cli.core.masks import Mask
 from sift_cli.errors import (
+    CheckpointError,
     ExportError,
     Malformed,
     OutputBusy,
@@ -279,6 +280,23 @@ def test_masks_beside_the_weights_go_into_the_file(tmp_path: Path) -> None:
     with safe_open(tmp_path / "b.safetensors", "np") as file:
         assert file.metadata().keys() == {"format", "sift.note", *_OF_THE_FORMAT}
         assert np.array_equal(np.unpackbits(file.get_tensor("w.bitmask"), bitorder="little"), kept.reshape(-1))
+
+
+def test_masks_of_no_tensor_are_not_left_behind(tmp_path: Path) -> None:
+    """Their names are the model's, and transformers may store the weight under another."""
+    folder, kept = tmp_path / "in", np.arange(64).reshape(8, 8) % 3 == 0
+    folder.mkdir()
+    save_file({"w": kept.astype(np.float32), "v": kept.astype(np.float32)}, folder / "model.safetensors")
+    mask = Mask.from_bool(kept)
+    mask_file.write(folder / "sift.safetensors", {"w": mask, "model.v": mask}, {})
+    with pytest.raises(CheckpointError, match=r"a mask of 'model\.v', and no tensor of the folder") as raised:
+        api.convert(folder, tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+    assert "--min-sparsity" in str(raised.value.hint)
+    (folder / "sift.safetensors").unlink()
+    assert api.convert(folder, tmp_path / "b.safetensors", min_sparsity=0.5).masked == 2
+    with open_checkpoint(tmp_path / "b.safetensors") as checkpoint:
+        assert np.array_equal(checkpoint.mask("v").to_bool(), kept)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("key", "dtype", "name"), [("dtype", "bf16", "bfloat16"), ("torch_dtype", "fp16", "float16")])
