@@ -32,11 +32,15 @@ _NAME = re.compile(r"[\w.-]*")
 _STORAGE_KEYS = frozenset({"quantization_config", "compression_config"})
 _SPARSE_KEYS = frozenset({"quant_method", "sparsity_config", "version", "ignore", "global_compression_ratio", "format"})
 _SPARSE_FORMATS = ("dense", "sparse-bitmask", "sparse-24-bitmask")
-#: Characters of a configuration: the longest, with 21,000 class names, have a tenth of it.
-_MAX_LENGTH = 2**24
+#: Characters and values of a configuration: the longest, with 21,000 class names, have a third of them.
+_MAX_LENGTH = 2**22
+_MAX_VALUES = 2**17
 _MAX_DEPTH = 8
 #: What a key may count, and how many of them. A loop over each runs before a model has a shape.
-_MOST = {re.compile(r"layer|depth|block|stage"): 4096, re.compile(r"num_(labels|classes)"): 2**20}
+_MOST = {re.compile(r"layer|depth|block|stage"): 4096, re.compile(r"num_(labels|classes)"): 2**16}
+#: Which part of a head is rotated, of EfficientLoFTR's four times one. Tables are as wide.
+_ROTATED = re.compile(r"rotary.*(factor|pct|percent|fraction)")
+_MOST_ROTATED = 16
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +62,9 @@ def check(config: Any) -> None:
     """
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ValueError("a configuration is an object with a model_type")
-    for path, value in _walk(config, ()):
+    for count, (path, value) in enumerate(_walk(config, ())):
+        if count > _MAX_VALUES:
+            raise ValueError(f"its configuration has more than {_MAX_VALUES:,} values")
         key = next((part for part in reversed(path) if not part.isdecimal()), "")
         where = ".".join(path)
         if key in _STORAGE_KEYS and value:
@@ -75,6 +81,10 @@ def check(config: Any) -> None:
             raise ValueError(f"its configuration has {where} = {value}, which is not JSON")
         if isinstance(value, int) and not -(2**31) <= value < 2**31:
             raise ValueError(f"its configuration has {where} = {value:.3e}, which is too large")
+        if _ROTATED.search(key) and isinstance(value, int | float) and value > _MOST_ROTATED:
+            raise ValueError(f"its configuration has {where} = {value}, which is no part of a head")
+        if key == "depths" and isinstance(value, list):
+            value = sum(item for item in value if isinstance(item, int))
         if isinstance(value, int) and "id" not in key and any(value > _MOST[one] for one in _MOST if one.search(key)):
             raise ValueError(f"its configuration has {where} = {value}, which is too many")
     if len(json.dumps(config)) > _MAX_LENGTH:

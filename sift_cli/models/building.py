@@ -178,6 +178,8 @@ def _build_on_meta(source: Any, architecture: Architecture) -> nn.Module:
         with torch.device("meta"):
             return _build(source, architecture)
     except Exception:
+        if getattr(source, "BUILDS_ON_META", False):
+            raise
         # Constructors that compute with the values of tensors (torchvision's regnets: widths from torch.arange) cannot
         # run on meta. What is really wrong with the architecture goes wrong here again, with a better message.
         return _moved_to_meta(_build(source, architecture))

@@ -96,8 +96,10 @@ def load(
         if METADATA_KEY in checkpoint.metadata:
             raise ModelError(f"{path} is a model that sift transformed", hint="start from the file it was made from")
         architecture, notes = _architecture(checkpoint, arch)
-        if weights and hasattr(plugin := source_of(architecture), "load"):
-            module, more = _load(plugin, checkpoint, architecture)
+        if hasattr(plugin := source_of(architecture), "load"):
+            module = build(architecture, device="meta").float()
+            plugin.check_size(module, sum(spec.numel for spec in checkpoint.tensors.values()))
+            module, more = _load(plugin, checkpoint, architecture) if weights else (module, [])
         else:
             module = build(architecture, device=device, seed=seed).float()
             more = _fill(module, checkpoint, architecture) if weights else []

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from sift_cli.core.plan import Architecture
 from sift_cli.models.building import build
@@ -121,10 +122,12 @@ def _at(recorder: Recorder, model: nn.Module, at: nn.Module) -> dict[str, tuple[
 def _fake(module: nn.Module) -> nn.Module:
     """A copy of ``module`` with fake tensors of its shapes, tied ones tied."""
     stand_in: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-        is_parameter = isinstance(tensor, nn.Parameter)
-        stand_in[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
+    for owner in module.modules():
+        for tensor in tree_leaves(vars(owner)):  # plain attributes too, as VideoMAE's positions
+            if isinstance(tensor, Tensor) and id(tensor) not in stand_in:
+                fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                is_parameter = isinstance(tensor, nn.Parameter)
+                stand_in[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
     return copy.deepcopy(module, stand_in)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 PACKAGE = "transformers"
+#: What does not build there transformers does not load. On real tensors a configuration could ask for any memory.
+BUILDS_ON_META = True
 
 #: Where to look for the class of a model type, the first that has one. An encoder like BERT also has a causal head,
 #: which nobody means.
@@ -86,7 +89,8 @@ def of_folder(folder: Path, head: str | None = None) -> Architecture:
     """
     path = folder / "config.json"
     config = read_config(path)
-    known = config.get("model_type") in _config_types(f"{folder}")
+    kind = config.get("model_type")
+    known = isinstance(kind, str) and kind in _config_types(f"{folder}")
     named = (config.get("architectures") or [None])[0] if isinstance(config.get("architectures"), list) else None
     if config.get("auto_map"):
         if not known:
@@ -96,9 +100,7 @@ def of_folder(folder: Path, head: str | None = None) -> Architecture:
             )
         del config["auto_map"]  # transformers has the model by now
     if not known:
-        raise ModelError(
-            f"{path} is of a model_type {config.get('model_type')!r:.60}, which transformers does not have"
-        )
+        raise ModelError(f"{path} is of a model_type {kind!r:.60}, which transformers does not have")
     try:
         cleaned = configs.portable(config)
         # A default of the library may change; what it is now belongs to the architecture.
@@ -165,6 +167,20 @@ def empty(name: str, config: Mapping[str, Any]) -> nn.Module:
         return _build(name, config=config)
 
 
+def check_size(module: nn.Module, values: int) -> None:
+    """Refuse a model on the meta device that is not that of a file with so many values, before memory is taken for it.
+
+    Raises:
+        ModelError: It has many more parameters, or large tables beside them.
+    """
+    needed = sum(parameter.numel() for parameter in module.parameters())
+    if needed > 2 * values + _MOST_MISSING:
+        raise ModelError(f"{_said(module)} has {needed:,} parameters, the file fewer")
+    tables = sum(buffer.nbytes for buffer in module.buffers())
+    if tables > 4 * values + _MOST_TABLES:
+        raise ModelError(f"{_said(module)} has tables of {tables:,} bytes, many more than the file")
+
+
 def load(name: str, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> tuple[nn.Module, list[str]]:
     """The model with the weights of a checkpoint, whose names transformers maps to its own: prefixes, tied weights,
     experts stored one by one.
@@ -180,16 +196,12 @@ def load(name: str, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
     cls, settings = _class(name), _quiet_settings(config)
     state = {key: torch.from_numpy(array) for key, array in tensors.items()}
     try:
-        with torch.device("meta"):
-            needed = sum(parameter.numel() for parameter in _build(name, config).parameters())
-        if needed - sum(array.size for array in tensors.values()) > _MOST_MISSING:
-            raise ModelError(f"transformers:{name} with this configuration has {needed:,} parameters, the file fewer")
         with _alone():
             model, about = cls.from_pretrained(
                 None, config=settings, state_dict=state, dtype=torch.float32, output_loading_info=True,
                 ignore_mismatched_sizes=True, local_files_only=True,
             )  # fmt: skip
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+    except Exception as error:  # as in building
         raise ModelError(f"transformers:{name} does not build with this configuration: {_line(error)}") from error
     missing, other = sorted(about["missing_keys"]), sorted(about["mismatched_keys"])
     if missing or other:
@@ -210,10 +222,20 @@ def save(module: Any, folder: Path) -> None:
 
 
 def inputs(name: str, kwargs: Mapping[str, Any]) -> tuple[InputSpec, ...] | None:
-    """What the class's forward needs, from its main input, its signature and the sizes in the configuration."""
+    """What the class's forward needs, from its main input, its signature and the sizes in the configuration; None where
+    those are no sizes of an example."""
     from sift_cli.models.sources._transformers_inputs import specs
 
-    return specs(_class(name), settings_of(kwargs["config"]))
+    try:
+        found = specs(_class(name), settings_of(kwargs["config"])) or ()
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError):  # of sizes of any type
+        return None
+    return found if found and all(map(_is_example, found)) else None
+
+
+def _is_example(spec: InputSpec) -> bool:
+    sizes = (*spec.shape, 1 if spec.high is None else spec.high)
+    return all(type(size) is int and 0 < size < 2**31 for size in sizes) and math.prod(spec.shape) <= _MOST_VALUES
 
 
 def _build(name: str, config: Mapping[str, Any]) -> nn.Module:
@@ -226,6 +248,10 @@ def _build(name: str, config: Mapping[str, Any]) -> nn.Module:
     except Exception as error:  # of a configuration that is hostile it can be any
         raise ModelError(f"transformers:{name} does not build with this configuration: {_line(error)}") from error
     return model
+
+
+def _said(module: nn.Module) -> str:
+    return f"transformers:{type(module).__name__} with this configuration"
 
 
 def _class(name: str) -> Any:
@@ -270,8 +296,12 @@ def _bounded() -> Iterator[None]:
 
 #: Modules of a model: 1,300 layers of a GPT; NLLB-MoE with 1,500 experts has 8,000.
 _MOST_MODULES = 2**14
-#: Parameters that a checkpoint may lack before memory is taken for them; which it lacks is said after that.
-_MOST_MISSING = 2**24
+#: Parameters that a checkpoint may lack beside as many as it has, a head, before it is asked which ones.
+_MOST_MISSING = 2**16
+#: Bytes of masks and positions of a model that has next to no weights; CodeGen's of five layers are 20 MB.
+_MOST_TABLES = 2**26
+#: Values of an example: V-JEPA 2 takes 64 images of 256×256, 12.6 million.
+_MOST_VALUES = 2**24
 #: What makes a model return more than its output.
 _QUIET = {"use_cache": False, "return_dict": True, "output_hidden_states": False, "output_attentions": False}
 
