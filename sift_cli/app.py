@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import re
 import signal
@@ -135,6 +136,8 @@ def main() -> None:
     """Entry point of the console script."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started it
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    # The traceback of a model that does not run on its input, of which an error says what matters.
+    logging.getLogger("torch._subclasses.fake_tensor").addFilter(lambda _: False)
     signal.signal(signal.SIGTERM, _terminate)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     try:

@@ -230,6 +230,16 @@ def test_what_is_printed_does_not_fit(folder: Path, arguments: tuple[str, ...], 
     assert (done.returncode, done.stderr.decode()) == (code, f"error: {said[code]}\n")
 
 
+def test_pytorch_prints_no_traceback_beside_the_sentence(at: Callable[..., Said], folder: Path) -> None:
+    net = "from torch import nn\ndef net(): return nn.Sequential(nn.MaxPool2d(8), nn.Conv2d(3, 8, 1))\n"
+    (folder / "small.py").write_text(net)
+    said = at("", "transform", "small:net", "--input", "1x3x4x4", "--sparsity", "0.5", "--dry-run")
+    assert said.code == 4
+    error, *more = said.err.decode().splitlines()
+    assert error.startswith("error: forward in Sequential is not supported: it does not run on these inputs (Runtime")
+    assert all(line.startswith("hint: ") for line in more)
+
+
 @pytest.mark.parametrize("arguments", [CHECK, ("--help",), ("inspect", "nowhere.pt", "--json")])
 def test_closed_streams(folder: Path, arguments: tuple[str, ...]) -> None:
     """As under ``sift … >&- 2>&-``: it says nothing, and ends as it would."""
