@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,21 @@ class ByteFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[ByteFile]:
+    """A :class:`ByteFile` for the checkpoint that the block makes of it; it is closed if that fails.
+
+    Raises:
+        Unreadable: See :class:`ByteFile`.
+    """
+    file = ByteFile(path)
+    try:
+        yield file
+    except BaseException:
+        file.close()
+        raise
 
 
 class Window(io.BufferedReader):

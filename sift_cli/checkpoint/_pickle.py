@@ -218,8 +218,9 @@ class _Machine:
     def set_items(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
         if isinstance(target, Call):
-            call, target = target, target.items or {}
-            call.items = target
+            if target.items is None:
+                target.items = {}
+            target = target.items
         if not isinstance(target, dict) or len(pairs) % 2:
             raise ValueError("items are set on what is no mapping")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sift_cli.checkpoint import _json, _zip
-from sift_cli.checkpoint._bytes import ByteFile, checked_shape
+from sift_cli.checkpoint._bytes import checked_shape, opened
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.strided import Strided, StridedCheckpoint
 from sift_cli.core.tensors import DTYPES
@@ -45,8 +45,7 @@ def sniff(head: bytes, path: Path) -> bool:
 
 
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    file = ByteFile(path)
-    try:
+    with opened(path) as file:
         archive = _zip.Archive(file)
         if "serialized_exported_program.json" in archive.names:
             raise CheckpointError(
@@ -68,9 +67,6 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         if not tensors:
             raise CheckpointError(f"{path}: it holds no parameters and no buffers")
         return StridedCheckpoint(file, "exported_program", tensors, ignored=tuple(constants))
-    except CheckpointError:
-        file.close()
-        raise
 
 
 def _config(archive: _zip.Archive, record: str, path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sift_cli.checkpoint import _zip
-from sift_cli.checkpoint._bytes import ByteFile, as_array, checked_shape
+from sift_cli.checkpoint._bytes import ByteFile, as_array, checked_shape, opened
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.strided import Fetch, Stored, Strided, StridedCheckpoint
 from sift_cli.checkpoint.torch_sparse import TorchSparse
@@ -39,12 +39,8 @@ def sniff(head: bytes, path: Path) -> bool:
 
 
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    file = ByteFile(path)
-    try:
+    with opened(path) as file:
         return _opened(file, _zip.Archive(file))
-    except CheckpointError:
-        file.close()
-        raise
 
 
 @dataclass(frozen=True)

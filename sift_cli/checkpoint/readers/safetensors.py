@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from sift_cli.checkpoint import safetensors_header, sparse_metadata
-from sift_cli.checkpoint._bytes import ByteFile, as_array
+from sift_cli.checkpoint._bytes import ByteFile, as_array, opened
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.core.masks import Mask
 from sift_cli.core.tensors import DTYPES, TensorSpec
-from sift_cli.errors import CheckpointError, Malformed
+from sift_cli.errors import Malformed
 from sift_cli.sparsity import formats
 
 
@@ -24,12 +24,8 @@ def sniff(head: bytes, path: Path) -> bool:
 
 
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    file = ByteFile(path)
-    try:
+    with opened(path) as file:
         return _Safetensors(file)
-    except CheckpointError:
-        file.close()
-        raise
 
 
 class _Safetensors(Checkpoint):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sift_cli.checkpoint import _pickle, torch_objects
-from sift_cli.checkpoint._bytes import ByteFile, Window, most_items
+from sift_cli.checkpoint._bytes import ByteFile, Window, most_items, opened
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.live import open_live
 from sift_cli.checkpoint.torch_objects import StorageRef
@@ -20,8 +20,7 @@ def sniff(head: bytes, path: Path) -> bool:
 
 
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    file = ByteFile(path)
-    try:
+    with opened(path) as file:
         stream, most = Window(file), most_items(file.size)
         magic, protocol, system, content, keys = (_load(path, stream, part, most) for part in _PARTS)
         if magic.value != _MAGIC or protocol.value != _PROTOCOL:
@@ -42,9 +41,6 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
             return places[storage.key]
 
         return torch_objects.checkpoint(file, "torch_legacy", content.value, place)
-    except CheckpointError:
-        file.close()
-        raise
 
 
 _PARTS = ("its magic number", "its protocol", "its system information", "its pickle", "its list of storages")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sift_cli.checkpoint import _pickle, _tar, torch_objects
-from sift_cli.checkpoint._bytes import ByteFile, Window, most_items
+from sift_cli.checkpoint._bytes import ByteFile, Window, most_items, opened
 from sift_cli.checkpoint._pickle import Call, Global, Persistent
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.live import open_live
@@ -41,17 +41,13 @@ def sniff(head: bytes, path: Path) -> bool:
 
 
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    file = ByteFile(path)
     try:
-        return _opened(file)
+        with opened(path) as file:
+            return _opened(file)
     except UnsafePickle:
-        file.close()
-        if allow_pickle:
-            return open_live(path, "torch_tar")
-        raise
-    except CheckpointError:
-        file.close()
-        raise
+        if not allow_pickle:
+            raise
+    return open_live(path, "torch_tar")
 
 
 def _opened(file: ByteFile) -> Checkpoint:

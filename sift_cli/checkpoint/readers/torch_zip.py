@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 from sift_cli.checkpoint import _pickle, _zip, torch_objects
-from sift_cli.checkpoint._bytes import ByteFile, Window, most_items
+from sift_cli.checkpoint._bytes import ByteFile, Window, most_items, opened
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.live import open_live
 from sift_cli.errors import CheckpointError, Malformed, UnsafePickle
@@ -19,8 +19,7 @@ def sniff(head: bytes, path: Path) -> bool:
 
 
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    file = ByteFile(path)
-    try:
+    with opened(path) as file:
         if _zip.cut_off(file) and (needs := _tensor_bytes(file)) > file.size:
             why = f"it is cut off at byte {file.size}, and its tensors alone take {needs}"
             raise Malformed(path, "its end", f"{why}: {needs - file.size} or more are missing", hint=_zip.AGAIN)
@@ -42,9 +41,6 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         return torch_objects.checkpoint(
             file, "torch_zip", pickle.value, lambda storage: archive.place(f"{root}data/{storage.key}")
         )
-    except CheckpointError:
-        file.close()
-        raise
 
 
 def _tensor_bytes(file: ByteFile) -> int:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from sift_cli.checkpoint import _pickle, _zip, torch_objects
-from sift_cli.checkpoint._bytes import ByteFile, most_items
+from sift_cli.checkpoint._bytes import most_items, opened
 from sift_cli.checkpoint._pickle import Call
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.strided import Stored, StridedCheckpoint
@@ -33,8 +33,7 @@ def sniff(head: bytes, path: Path) -> bool:
 
 
 def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    file = ByteFile(path)
-    try:
+    with opened(path) as file:
         archive = _zip.Archive(file)
         root = _zip.root(path, archive.names, "data.pkl")
         try:
@@ -56,9 +55,6 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
         if not tensors:
             raise CheckpointError(f"{path}: it holds no parameters and no buffers")
         return StridedCheckpoint(file, "torchscript", tensors, ignored=tuple(ignored))
-    except CheckpointError:
-        file.close()
-        raise
 
 
 class _Listed:
