@@ -10,9 +10,10 @@ from sift_cli.checkpoint._bytes import ByteFile
 from sift_cli.checkpoint.base import Checkpoint
 from sift_cli.checkpoint.compressed_tensors import decompressed
 from sift_cli.checkpoint.folder import open_folder
+from sift_cli.checkpoint.live import open_live
 from sift_cli.checkpoint.prefixes import common_prefixes, stripped
 from sift_cli.checkpoint.readers import HEAD, Reader
-from sift_cli.errors import CheckpointError
+from sift_cli.errors import CheckpointError, UnsafePickle
 from sift_cli.registry import discover, names
 
 __all__ = ["Checkpoint", "common_prefixes", "open_checkpoint", "sniff", "stripped"]
@@ -64,8 +65,13 @@ def open_checkpoint(path: str | Path, *, allow_pickle: bool = False) -> Checkpoi
 
 def open_file(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
     """:func:`open_checkpoint` for a file, whose tensors may have parts in other files."""
-    reader = cast(Reader, discover(_READERS)[sniff(path)])
-    return reader.open(path, allow_pickle=allow_pickle)
+    format = sniff(path)
+    try:
+        return cast(Reader, discover(_READERS)[format]).open(path)
+    except UnsafePickle:
+        if not allow_pickle:
+            raise
+    return open_live(path, format)
 
 
 def sniff(path: str | Path) -> str:

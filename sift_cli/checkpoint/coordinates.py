@@ -12,13 +12,8 @@ from sift_cli.core.masks import Mask
 #: A tensor may be so many times larger than its file before that is taken for an attack (sift's own formats stay below
 #: it), or have 64 MB.
 _EXPANSION, _SMALL = 1024, 2**26
-
-
-class Twice(ValueError):
-    """An element is there twice: PyTorch takes that, in coordinates alone, for the sum of both values."""
-
-    def __init__(self) -> None:
-        super().__init__("it has an element twice")
+#: Why a tensor is refused that PyTorch takes, in coordinates alone, for the sum of both values.
+TWICE = "it has an element twice"
 
 
 def check_size(dense_bytes: int, file_bytes: int) -> None:
@@ -59,14 +54,14 @@ def mask(positions: Iterable[np.ndarray], shape: tuple[int, ...]) -> Mask:
     """The mask that keeps the elements at row-major ``positions``, given in pieces, which lie inside of ``shape``.
 
     Raises:
-        Twice: One is there twice.
+        ValueError: One is there twice (:data:`TWICE`).
     """
     kept, count = np.zeros(math.prod(shape), np.bool_), 0
     for some in positions:
         kept[some] = True
         count += some.size
     if np.count_nonzero(kept) != count:
-        raise Twice
+        raise ValueError(TWICE)
     return Mask.from_bool(kept.reshape(shape))
 
 
@@ -74,7 +69,7 @@ def dense(values: np.ndarray, positions: Iterable[np.ndarray], shape: tuple[int,
     """The tensor with ``values`` at row-major ``positions``, given in pieces, and 0 elsewhere.
 
     Raises:
-        Twice: One is there twice.
+        ValueError: One is there twice (:data:`TWICE`).
     """
     result, flat = np.zeros(math.prod(shape), values.dtype), values.reshape(-1)
 

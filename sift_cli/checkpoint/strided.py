@@ -118,7 +118,7 @@ class StridedCheckpoint(Checkpoint):
                 coordinates.check_size(spec.dense_bytes, self._file.size)
             return decode(partial(self._fetch, at))
         except ValueError as error:
-            if spec.format == "coo" and isinstance(error, coordinates.Twice):
+            if spec.format == "coo" and str(error) == coordinates.TWICE:
                 raise CheckpointError(
                     f"{self.path}: {at} has an element twice, whose values PyTorch adds up",
                     hint="save tensor.coalesce()",

@@ -20,9 +20,10 @@ class Reader(Protocol):
         """Whether the file that begins with ``head`` is of this kind; at most one reader says so of any file."""
 
     @staticmethod
-    def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    def open(path: Path) -> Checkpoint:
         """Open a file that :func:`sniff` recognised.
 
         Raises:
             CheckpointError: Whatever is wrong with it, and nothing else however it was damaged.
+            UnsafePickle: It can only be read by running code, which is not the reader's to allow.
         """

@@ -44,7 +44,7 @@ def sniff(head: bytes, path: Path) -> bool:
     return _zip.kind(head, path) == "exported"
 
 
-def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+def open(path: Path) -> Checkpoint:
     with opened(path) as file:
         archive = _zip.Archive(file)
         if "serialized_exported_program.json" in archive.names:

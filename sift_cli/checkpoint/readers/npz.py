@@ -38,7 +38,7 @@ def sniff(head: bytes, path: Path) -> bool:
     return _zip.kind(head, path) == "numpy"
 
 
-def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+def open(path: Path) -> Checkpoint:
     with opened(path) as file:
         return _opened(file, _zip.Archive(file))
 

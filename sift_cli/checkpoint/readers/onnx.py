@@ -67,7 +67,7 @@ def sniff(head: bytes, path: Path) -> bool:
     return 1 in seen and len(seen) > 1
 
 
-def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+def open(path: Path) -> Checkpoint:
     model = parse(path)
     metadata: dict[str, str] = {}
     for item in model.metadata_props:

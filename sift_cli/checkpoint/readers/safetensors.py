@@ -23,7 +23,7 @@ def sniff(head: bytes, path: Path) -> bool:
     return head[8:9] == b"{" and plausible
 
 
-def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+def open(path: Path) -> Checkpoint:
     with opened(path) as file:
         return _Safetensors(file)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from sift_cli.checkpoint import _pickle, torch_objects
 from sift_cli.checkpoint._bytes import ByteFile, Window, most_items, opened
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.checkpoint.live import open_live
 from sift_cli.checkpoint.torch_objects import StorageRef
 from sift_cli.errors import CheckpointError, Malformed, UnsafePickle
 
@@ -19,17 +18,13 @@ def sniff(head: bytes, path: Path) -> bool:
     return _MAGIC.to_bytes(10, "little") in head[:32]
 
 
-def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+def open(path: Path) -> Checkpoint:
     with opened(path) as file:
         stream, most = Window(file), most_items(file.size)
         magic, protocol, system, content, keys = (_load(path, stream, part, most) for part in _PARTS)
         if magic.value != _MAGIC or protocol.value != _PROTOCOL:
             raise Malformed(path, "its head", "it has another magic number or protocol")
-        unsafe = torch_objects.unsafe(content.globals)
-        if unsafe and allow_pickle:
-            file.close()
-            return open_live(path, "torch_legacy")
-        if unsafe:
+        if unsafe := torch_objects.unsafe(content.globals):
             raise UnsafePickle(path, unsafe)
         if not isinstance(system.value, dict) or system.value.get("little_endian") is not True:
             raise CheckpointError(f"{path} was written on a big-endian machine, which sift does not read")

@@ -25,7 +25,6 @@ from sift_cli.checkpoint import _pickle, _tar, torch_objects
 from sift_cli.checkpoint._bytes import ByteFile, Window, most_items, opened
 from sift_cli.checkpoint._pickle import Call, Global, Persistent
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.checkpoint.live import open_live
 from sift_cli.errors import CheckpointError, Malformed, UnsafePickle
 
 _MEMBERS = ("sys_info", "pickle", "tensors", "storages")
@@ -40,14 +39,9 @@ def sniff(head: bytes, path: Path) -> bool:
     return _tar.is_tar(head)
 
 
-def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    try:
-        with opened(path) as file:
-            return _opened(file)
-    except UnsafePickle:
-        if not allow_pickle:
-            raise
-    return open_live(path, "torch_tar")
+def open(path: Path) -> Checkpoint:
+    with opened(path) as file:
+        return _opened(file)
 
 
 def _opened(file: ByteFile) -> Checkpoint:

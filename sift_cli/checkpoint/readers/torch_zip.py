@@ -9,7 +9,6 @@ from pathlib import Path
 from sift_cli.checkpoint import _pickle, _zip, torch_objects
 from sift_cli.checkpoint._bytes import ByteFile, Window, most_items, opened
 from sift_cli.checkpoint.base import Checkpoint
-from sift_cli.checkpoint.live import open_live
 from sift_cli.errors import CheckpointError, Malformed, UnsafePickle
 
 
@@ -18,7 +17,7 @@ def sniff(head: bytes, path: Path) -> bool:
     return _zip.kind(head, path) in ("torch", "broken")
 
 
-def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+def open(path: Path) -> Checkpoint:
     with opened(path) as file:
         if _zip.cut_off(file) and (needs := _tensor_bytes(file)) > file.size:
             why = f"it is cut off at byte {file.size}, and its tensors alone take {needs}"
@@ -30,11 +29,7 @@ def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
             torch_objects.storages(pickle.persistent)
         except ValueError as error:
             raise Malformed(path, f"record '{root}data.pkl'", str(error)) from None
-        unsafe = torch_objects.unsafe(pickle.globals)
-        if unsafe and allow_pickle:
-            file.close()
-            return open_live(path, "torch_zip")
-        if unsafe:
+        if unsafe := torch_objects.unsafe(pickle.globals):
             raise UnsafePickle(path, unsafe)
         if f"{root}byteorder" in archive.names and archive.read(f"{root}byteorder") != b"little":
             raise CheckpointError(f"{path} was written on a big-endian machine, which sift does not read")

@@ -32,7 +32,7 @@ def sniff(head: bytes, path: Path) -> bool:
     return _zip.kind(head, path) == "torchscript"
 
 
-def open(path: Path, *, allow_pickle: bool = False) -> Checkpoint:
+def open(path: Path) -> Checkpoint:
     with opened(path) as file:
         archive = _zip.Archive(file)
         root = _zip.root(path, archive.names, "data.pkl")
