@@ -162,10 +162,8 @@ def attack(kind: str, folder: Path, first: int, cases: int) -> Iterator[dict[str
         taken = memory() - before
         if time.process_time() - spent > QUICK:
             raise ValueError("it is slow")
-    except Exception as error:
-        yield {"ending": "left out", "case": 0} | (
-            {"text": f"left out: {type(error).__name__} {error!s:.200}"} if os.environ.get("SHOW") else {}
-        )
+    except Exception:  # of a library with hundreds of model types it can be any
+        yield {"ending": "left out"}
         return
     yield {"ending": "model type"}
     for case in range(first, first + cases):
